@@ -1,0 +1,91 @@
+"""What a batch is: a tensor, or a nest of dicts, lists and tuples that holds some."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def leaves(batch: Any) -> Iterator[Tensor]:
+    """Walk over the tensors of a batch, in its own order.
+
+    >>> [tuple(t.shape) for t in leaves({"image": torch.zeros(2, 3), "label": [torch.zeros(2)]})]
+    [(2, 3), (2,)]
+    """
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from leaves(value)
+    elif isinstance(batch, list | tuple):
+        for value in batch:
+            yield from leaves(value)
+
+
+def size(batch: Any) -> int:
+    """Count the samples of a batch: the first dimension of its first tensor.
+
+    A batch without any tensor that has a dimension counts the items of its first list
+    (the lists of samples that detection pipelines make), and else as one sample.
+
+    >>> size({"image": torch.zeros(5, 3)}), size([["a", "b"]]), size(torch.zeros(()))
+    (5, 2, 1)
+    """
+    for tensor in leaves(batch):
+        if tensor.ndim:
+            return tensor.shape[0]
+    first = batch
+    while isinstance(first, Mapping | list | tuple) and first:
+        inner = next(iter(first.values())) if isinstance(first, Mapping) else first[0]
+        if isinstance(first, list) and not isinstance(inner, Mapping | list | tuple):
+            return len(first)
+        first = inner
+    return 1
+
+
+def move(batch: Any, device: torch.device) -> Any:
+    """Put every tensor of a batch on a device; the nest keeps its shape.
+
+    >>> move({"image": torch.zeros(2)}, torch.device("cpu"))["image"].device.type
+    'cpu'
+    """
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: move(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(move(value, device) for value in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(move(value, device) for value in batch)
+    return batch
+
+
+def entry(batch: Any, which: str | int) -> Any:
+    """Take one entry of a batch, by name or by place (0 is the input, 1 the target).
+
+    >>> entry({"image": 1, "label": 2}, 1), entry({"image": 1, "label": 2}, "image")
+    (2, 1)
+    >>> entry((1, 2), "label")
+    Traceback (most recent call last):
+    ...
+    KeyError: "expected a batch with an entry 'label', got a tuple of 2; name an entry it has"
+    """
+    if isinstance(batch, Mapping):
+        names = list(batch)
+        name = names[which] if isinstance(which, int) and which < len(names) else which
+        if name in batch:
+            return batch[name]
+        raise KeyError(f"expected a batch with an entry {which!r}, got one with {names}; name an entry it has")
+    if isinstance(batch, list | tuple):
+        if isinstance(which, int) and which < len(batch):
+            return batch[which]
+        raise KeyError(
+            f"expected a batch with an entry {which!r}, got a {type(batch).__name__} of {len(batch)}; "
+            "name an entry it has"
+        )
+    if which == 0:
+        return batch
+    raise KeyError(f"expected a batch with an entry {which!r}, got one {type(batch).__name__}; name an entry it has")
