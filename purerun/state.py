@@ -1,0 +1,211 @@
+"""The state of a training run as one immutable value: a locked tree of tensors.
+
+A state is safe to keep, not only locked: whatever is made from it holds lazy clones
+(copy-on-write) of its tensors, so no later write can reach it.  A state is built in
+two moves: `unseal` hands out a draft, plain dicts of tensors that the caller alone
+owns and may write into, and `seal` makes the draft a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn, Self, TypeAlias
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+Draft: TypeAlias = dict[str, Any]
+"""A state under construction: nested plain dicts of tensors that one function owns."""
+
+REPORT = "metrics"
+"""What the last step measured: carried for the reader, neither saved nor hashed nor read by a step."""
+
+_NO_BATCH = torch.Size([])
+
+
+class StateError(Exception):
+    """A state was asked for something that its contents or its age do not allow."""
+
+
+class StaleState(StateError):
+    """A leased state was used after its loop had moved on."""
+
+
+class _Gone(Mapping[str, Any]):
+    """What an emptied container holds: a mapping in which every look-up raises."""
+
+    def _raise(self, *_: Any, **__: Any) -> NoReturn:
+        raise StaleState(
+            "this state was leased and its loop has moved on; keep a state with `kept = state.hold()` "
+            "before the next one is taken, or ask the loop for values with lease=False"
+        )
+
+    __getitem__ = __iter__ = __len__ = __contains__ = _raise
+    keys = values = items = get = copy = update = pop = __setitem__ = __delitem__ = _raise
+
+
+_GONE = _Gone()
+
+
+class State(TensorDict):
+    """An immutable tree of tensors, with names and dots as in a `state_dict`.
+
+    Reading is a TensorDict's; writing is refused; `replace` makes the next value.
+
+    >>> state = seal({"params": {"fc.weight": torch.zeros(2)}, "iter": torch.tensor(0)})
+    >>> later = state.replace({"iter": 1})
+    >>> int(state["iter"]), int(later["iter"]), float(later["params"]["fc.weight"].sum())
+    (0, 1, 0.0)
+    >>> state["iter"] = torch.tensor(5)
+    Traceback (most recent call last):
+    ...
+    RuntimeError: Cannot modify locked TensorDict. For in-place modification, consider using the `set_()` method and \
+make sure the key is present.
+    """
+
+    def replace(self, changes: Mapping[str, Any] | None = None, /, **named: Any) -> Self:  # type: ignore[override]
+        """Make a state in which some entries are others; nested entries are merged by name.
+
+        Numbers take the dtype of the leaf that they replace.  A new entry is added.
+
+        Args:
+            changes: nested mapping of tensors or numbers.
+            named: the same, as keyword arguments.
+
+        Raises:
+            StateError: a leaf was given for a sub-tree, or the other way round.
+        """
+        draft = unseal(self)
+        draft[REPORT] = _plain(self._tensordict[REPORT]) if REPORT in self._tensordict else {}
+        _merge(draft, {**(changes or {}), **named}, ())
+        if not draft[REPORT] and REPORT not in self._tensordict:
+            del draft[REPORT]
+        return seal(draft)  # type: ignore[return-value]
+
+    def without(self, *names: str) -> Self:
+        """Make a state that lacks some top-level entries.
+
+        >>> seal({"iter": torch.tensor(0), "ema": {"w": torch.zeros(1)}}).without("ema").names()
+        ('iter',)
+        """
+        return seal({name: value for name, value in _plain(self).items() if name not in names})  # type: ignore[return-value]
+
+    def hold(self) -> Self:
+        """Make a value of a leased state: it stays whole when the loop moves on."""
+        return seal(_plain(self))  # type: ignore[return-value]
+
+    def names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """List the top-level entries."""
+        return tuple(self._tensordict)
+
+    def unlock_(self) -> NoReturn:  # type: ignore[override]
+        """Refuse: a state is a value."""
+        raise StateError("a State cannot be unlocked, because others may hold it; make the next one: state.replace(...)")
+
+
+def lazy_clone(tensor: Tensor) -> Tensor:
+    """Copy a tensor without copying its memory until one of the two is written to.
+
+    `torch._lazy_clone` is torch's own copy-on-write; storage that torch did not
+    allocate (a mapped file, a numpy array) cannot share and is copied at once.
+
+    >>> a = torch.zeros(2)
+    >>> b = lazy_clone(a)
+    >>> b += 1
+    >>> a.tolist(), b.tolist()
+    ([0.0, 0.0], [1.0, 1.0])
+    """
+    try:
+        return torch._lazy_clone(tensor)
+    except RuntimeError:
+        return tensor.clone()
+
+
+def unseal(state: State) -> Draft:
+    """Open a state as a draft: lazy clones in plain dicts, without the last report.
+
+    >>> state = seal({"params": {"w": torch.zeros(2)}})
+    >>> draft = unseal(state)
+    >>> draft["params"]["w"] += 1
+    >>> state["params"]["w"].tolist()
+    [0.0, 0.0]
+    """
+    tree = state._tensordict
+    draft = {name: _plain(value) for name, value in tree.items() if name != REPORT}
+    draft[REPORT] = {}
+    return draft
+
+
+def seal(draft: Draft) -> State:
+    """Make a draft a value.  Its tensors belong to the state from now on."""
+    entries = {name: seal(value) if type(value) is dict else value for name, value in draft.items()}
+    state = State._new_unsafe(entries, batch_size=_NO_BATCH, nested=False)
+    # Not lock_(): it leaves a weak reference to the parent in each sub-tree and builds
+    # look-up tables, at five times the price.  `unlock_` above is what it would guard.
+    state.__dict__["_is_locked"] = True
+    return state
+
+
+def release(state: State) -> None:
+    """Empty a leased state, so that its tensors have no owner but the next state.
+
+    A tensor that somebody took out of it stays right: its memory is copy-on-write.
+    Any further use of the state raises `StaleState`.
+    """
+    _empty(state)
+
+
+def _empty(state: State) -> None:
+    for value in state._tensordict.values():
+        if isinstance(value, State):
+            _empty(value)
+    state.__dict__["_tensordict"] = _GONE
+
+
+def leaves(state: Mapping[str, Any] | State, *, report: bool = False) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+    """Walk over the leaves as (path, tensor), in the order of their sorted paths.
+
+    The report of the last step is left out unless asked for.
+
+    >>> state = seal({"iter": torch.tensor(1), "params": {"b": torch.zeros(1), "a": torch.zeros(1)}, "metrics": {}})
+    >>> [path for path, _ in leaves(state)]
+    [('iter',), ('params', 'a'), ('params', 'b')]
+    """
+    tree = state._tensordict if isinstance(state, State) else state
+    for name in sorted(tree):
+        if name == REPORT and not report:
+            continue
+        value = tree[name]
+        if isinstance(value, Tensor):
+            yield (name,), value
+        else:
+            yield from (((name, *path), leaf) for path, leaf in leaves(value, report=True))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return lazy_clone(value)
+    return {name: _plain(inner) for name, inner in value._tensordict.items()}
+
+
+def _merge(draft: Draft, changes: Mapping[str, Any], path: tuple[str, ...]) -> None:
+    for name, value in changes.items():
+        old, where = draft.get(name), (*path, name)
+        if isinstance(value, TensorDict | Mapping):
+            if isinstance(old, Tensor):
+                raise StateError(f"expected a tensor at {'/'.join(where)}, got a mapping; give the leaf itself")
+            _merge(draft.setdefault(name, {}), dict(value.items()), where)
+        elif isinstance(old, dict):
+            raise StateError(f"expected a mapping of names at {'/'.join(where)}, got {type(value).__name__}")
+        else:
+            draft[name] = _leaf(value, old)
+
+
+def _leaf(value: Any, old: Tensor | None) -> Tensor:
+    if isinstance(value, Tensor):
+        return lazy_clone(value.detach())
+    if old is not None:
+        return torch.tensor(value, dtype=old.dtype, device=old.device)
+    # Not torch's default dtype: a hyper-parameter such as 0.1 must stay the number it was.
+    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
