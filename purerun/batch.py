@@ -89,3 +89,19 @@ def entry(batch: Any, which: str | int) -> Any:
     if which == 0:
         return batch
     raise KeyError(f"expected a batch with an entry {which!r}, got one {type(batch).__name__}; name an entry it has")
+
+
+def describe(batch: Any) -> str:
+    """Say what a batch holds, for a message.
+
+    >>> describe({"image": torch.zeros(2, 3), "name": "a"})
+    '{image: float32 [2, 3], name: str}'
+    """
+    if isinstance(batch, Tensor):
+        return f"{str(batch.dtype).removeprefix('torch.')} {list(batch.shape)}"
+    if isinstance(batch, Mapping):
+        return "{" + ", ".join(f"{key}: {describe(value)}" for key, value in batch.items()) + "}"
+    if isinstance(batch, list | tuple):
+        inner = ", ".join(describe(value) for value in batch[:4]) + (", ..." if len(batch) > 4 else "")
+        return f"({inner})"
+    return type(batch).__name__

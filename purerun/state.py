@@ -22,6 +22,7 @@ REPORT = "metrics"
 """What the last step measured: carried for the reader, neither saved nor hashed nor read by a step."""
 
 _NO_BATCH = torch.Size([])
+_clone = torch._lazy_clone
 
 
 class StateError(Exception):
@@ -117,13 +118,18 @@ def lazy_clone(tensor: Tensor) -> Tensor:
     ([0.0, 0.0], [1.0, 1.0])
     """
     try:
-        return torch._lazy_clone(tensor)
+        return _clone(tensor)
     except RuntimeError:
         return tensor.clone()
 
 
-def unseal(state: State) -> Draft:
+def unseal(state: State, *, replaced: frozenset[str] = frozenset()) -> Draft:
     """Open a state as a draft: lazy clones in plain dicts, without the last report.
+
+    Args:
+        state: what to open; it stays as it is.
+        replaced: top-level leaves that the caller promises to replace and not to write into;
+            they are handed out as they are.
 
     >>> state = seal({"params": {"w": torch.zeros(2)}})
     >>> draft = unseal(state)
@@ -131,19 +137,24 @@ def unseal(state: State) -> Draft:
     >>> state["params"]["w"].tolist()
     [0.0, 0.0]
     """
-    tree = state._tensordict
-    draft = {name: _plain(value) for name, value in tree.items() if name != REPORT}
+    draft: Draft = {}
+    for name, value in state._tensordict.items():
+        if name != REPORT:
+            draft[name] = value if name in replaced else _plain(value)
     draft[REPORT] = {}
     return draft
 
 
 def seal(draft: Draft) -> State:
-    """Make a draft a value.  Its tensors belong to the state from now on."""
-    entries = {name: seal(value) if type(value) is dict else value for name, value in draft.items()}
-    state = State._new_unsafe(entries, batch_size=_NO_BATCH, nested=False)
-    # Not lock_(): it leaves a weak reference to the parent in each sub-tree and builds
-    # look-up tables, at five times the price.  `unlock_` above is what it would guard.
-    state.__dict__["_is_locked"] = True
+    """Make a draft a value.  Its dicts and tensors belong to the state from now on."""
+    for name, value in draft.items():
+        if type(value) is dict:
+            draft[name] = seal(value)
+    # A TensorDict filled by hand: its constructor checks each entry, and its lock leaves a weak
+    # reference to the parent in each sub-tree, together at five times the price.  What that
+    # lock would guard against, `unlock_` refuses.
+    state = object.__new__(State)
+    state.__dict__.update(_tensordict=draft, _batch_size=_NO_BATCH, _device=None, _td_dim_names=None, _is_locked=True)
     return state
 
 
@@ -158,7 +169,7 @@ def release(state: State) -> None:
 
 def _empty(state: State) -> None:
     for value in state._tensordict.values():
-        if isinstance(value, State):
+        if type(value) is State:
             _empty(value)
     state.__dict__["_tensordict"] = _GONE
 
@@ -184,9 +195,15 @@ def leaves(state: Mapping[str, Any] | State, *, report: bool = False) -> Iterato
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
+    # By exact type: isinstance() would ask Tensor's metaclass, and this is the hot path.
+    if type(value) is not State:
         return lazy_clone(value)
-    return {name: _plain(inner) for name, inner in value._tensordict.items()}
+    tree = value._tensordict
+    try:
+        # One `try` for a whole container, for the same reason.
+        return {name: _clone(inner) if type(inner) is Tensor else _plain(inner) for name, inner in tree.items()}
+    except RuntimeError:
+        return {name: lazy_clone(inner) if isinstance(inner, Tensor) else _plain(inner) for name, inner in tree.items()}
 
 
 def _merge(draft: Draft, changes: Mapping[str, Any], path: tuple[str, ...]) -> None:

@@ -1,0 +1,92 @@
+"""Making one batch from its task: the same bits in the main process and in any worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch.utils.data import default_collate
+
+from purerun.data.augment import Augment
+from purerun.data.chance import Chance
+from purerun.data.nest import cut
+from purerun.data.plan import Task
+from purerun.data.tensors import Tensors
+from purerun.random import Key, keyed_everywhere, seed_everywhere
+
+Collate = Callable[[list[Any]], Any]
+Transform = Callable[[Any], Any]
+BatchTransform = Callable[[Any, Chance], Any]
+
+
+@attrs.frozen
+class Fetch:
+    """A map from tasks to batches.
+
+    Every sample is made, and transformed, with the global generators of torch, numpy and
+    Python at the key (seed, "sample", epoch, position); collating and the transform of the
+    batch follow at the key (seed, "batch", epoch, first position).
+    """
+
+    dataset: Any
+    seed: int
+    collate: Collate | None = None
+    transform: Transform | None = None
+    batch_transform: BatchTransform | None = None
+
+    def __getitem__(self, task: Task) -> Any:
+        """Make a batch and leave the global generators wherever that takes them: for workers."""
+        if self.indexes_at_once:
+            if not self._draws_from_chance:
+                self._seed_batch(task)
+            return self.finished(self.dataset.rows(torch.from_numpy(task.indices)), task)
+        places = enumerate(task.indices.tolist(), task.start)
+        return self.collated([self._sample(task.epoch, position, index) for position, index in places], task)
+
+    def guarded(self, task: Task) -> Any:
+        """Make a batch and put the global generators back: for the main process."""
+        if self.indexes_at_once and self._draws_from_chance:
+            return self[task]
+        with keyed_everywhere(Key.of(self.seed, "batch", task.epoch, task.start)):
+            return self[task]
+
+    @property
+    def indexes_at_once(self) -> bool:
+        """Whether a batch is taken from tensors by one look-up, with no Python for each sample."""
+        return isinstance(self.dataset, Tensors) and self.transform is None and self.collate is None
+
+    def collated(self, samples: Sequence[Any], task: Task) -> Any:
+        """Make a batch from its samples."""
+        self._seed_batch(task)
+        return self.finished((self.collate or default_collate)(list(samples)), task)
+
+    def finished(self, batch: Any, task: Task) -> Any:
+        """Transform a batch."""
+        if self.batch_transform is not None:
+            positions = torch.arange(task.start, task.start + len(task.indices))
+            batch = self.batch_transform(batch, Chance(Key.of(self.seed, "sample", task.epoch), positions))
+        return cut(batch, 0, 0) if task.empty else batch
+
+    @property
+    def _draws_from_chance(self) -> bool:
+        return isinstance(self.batch_transform, Augment | None)
+
+    def _seed_batch(self, task: Task) -> None:
+        _seed(Key.of(self.seed, "batch", task.epoch, task.start))
+
+    def _sample(self, epoch: int, position: int, index: int) -> Any:
+        _seed(Key.of(self.seed, "sample", epoch, position))
+        try:
+            sample = self.dataset[index]
+            return sample if self.transform is None else self.transform(sample)
+        except Exception as error:
+            error.add_note(f"while making sample {index} of the dataset, at position {position} of epoch {epoch}")
+            raise
+
+
+def _seed(key: Key) -> None:
+    seed_everywhere(key)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(key.value)

@@ -1,0 +1,122 @@
+"""Plans: how an epoch's order is cut into batches, as tasks that any process can carry out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import attrs
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from purerun.data.order import Order, Reader
+from purerun.data.place import Position, share
+
+
+class Task(NamedTuple):
+    """One batch to make.
+
+    Attributes:
+        epoch: which epoch.
+        start: position of its first sample in the epoch's order.
+        indices: the samples at `start` and after; never empty.
+        empty: the slice has no sample; `indices` shows one, for the batch's structure.
+    """
+
+    epoch: int
+    start: int
+    indices: NDArray[np.int64]
+    empty: bool
+
+
+class Epoch(ABC):
+    """One epoch, cut into batches."""
+
+    @abstractmethod
+    def stop(self, start: int) -> int | None:
+        """Say where the batch that begins at a position ends; None where none begins."""
+
+    @abstractmethod
+    def reader(self) -> Reader:
+        """Prepare to look indices up."""
+
+
+@attrs.frozen
+class Even(Epoch):
+    """Batches of one size, from wherever reading begins."""
+
+    order: Order
+    seed: int
+    epoch: int
+    size: int
+    batch_size: int
+    drop_last: bool
+
+    def stop(self, start: int) -> int | None:
+        """Say where the batch that begins at a position ends; None where none begins."""
+        length, full = self.order.length(self.size), start + self.batch_size
+        if length is None or full <= length:
+            return full
+        return None if self.drop_last or start >= length else length
+
+    def reader(self) -> Reader:
+        """Prepare to look indices up."""
+        return self.order.reader(self.seed, self.epoch, self.size)
+
+
+class Given(Epoch):
+    """Batches as somebody drew them up; reading from the middle of one begins with its rest."""
+
+    def __init__(self, batches: Sequence[Sequence[int]]) -> None:
+        self._batches = batches
+        self._bounds = Bounds(tuple(accumulate(map(len, batches))))
+
+    def stop(self, start: int) -> int | None:
+        """Say where the batch that begins at a position ends; None where none begins."""
+        return self._bounds.stop(start)
+
+    def reader(self) -> Reader:
+        """Prepare to look indices up."""
+        indices = torch.tensor([int(index) for batch in self._batches for index in batch], dtype=torch.int64)
+        return lambda start, stop: indices[start:stop]
+
+
+@attrs.frozen
+class Bounds:
+    """Where the batches of an epoch end, in ascending order."""
+
+    ends: Sequence[int]
+
+    def stop(self, start: int) -> int | None:
+        """Say where the batch that holds a position ends; None beyond the last one.
+
+        >>> Bounds((4, 8, 10)).stop(5), Bounds((4, 8, 10)).stop(10)
+        (8, None)
+        """
+        which = bisect_right(self.ends, start)
+        return self.ends[which] if which < len(self.ends) else None
+
+
+def leads_to(cuts: Epoch | Bounds, epoch: int, cursor: int) -> Position | None:
+    """Find the position after the batch that begins at `cursor`; None where none begins."""
+    stop = cuts.stop(cursor)
+    if stop is None:
+        return None
+    return Position(epoch + 1, 0) if cuts.stop(stop) is None else Position(epoch, stop)
+
+
+def tasks(cuts: Epoch, epoch: int, cursor: int, shard: int, shards: int) -> Iterator[tuple[Task, Position]]:
+    """Plan what is left of an epoch: the tasks of one shard, and the global position after each."""
+    read = cuts.reader()
+    start, stop = cursor, cuts.stop(cursor)
+    while stop is not None:
+        following = cuts.stop(stop)
+        low, high = share(start, stop, shard, shards)
+        first, last = (start, start + 1) if low == high else (low, high)
+        task = Task(epoch, first, read(first, last).numpy(), low == high)
+        yield task, Position(epoch + 1, 0) if following is None else Position(epoch, stop)
+        start, stop = stop, following

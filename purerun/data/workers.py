@@ -1,0 +1,86 @@
+"""Worker processes: torch's own, told to leave the signals of the terminal to the main process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from purerun.data.fetch import Fetch
+from purerun.data.plan import Task
+
+
+class Workers:
+    """A pool of processes that makes batches in order.
+
+    Args:
+        fetch: what makes a batch.
+        count: processes.
+        prefetch: batches in work ahead, for each process.
+        persistent: keep the processes from one `batches` to the next.
+        pin_memory: copy batches into page-locked memory, where there is an accelerator.
+    """
+
+    def __init__(self, fetch: Fetch, *, count: int, prefetch: int, persistent: bool, pin_memory: bool) -> None:
+        self._tasks = _Tasks()
+        self._loader = DataLoader(
+            fetch,  # type: ignore[arg-type]
+            sampler=self._tasks,
+            batch_size=None,
+            num_workers=count,
+            collate_fn=_as_it_is,
+            pin_memory=pin_memory and torch.accelerator.is_available(),
+            worker_init_fn=leave_signals_to_the_main_process,
+            # Without a generator of its own a DataLoader draws from the global one.
+            generator=torch.Generator(),
+            prefetch_factor=prefetch,
+            persistent_workers=persistent,
+        )
+
+    def batches(self, tasks: Iterator[Task]) -> Iterator[Any]:
+        """Make the batches of some tasks, in their order."""
+        self._tasks.upcoming = tasks
+        return iter(self._loader)
+
+
+class _Tasks(Iterable[Task]):
+    """What a DataLoader takes for its sampler: in the main process, so it can be changed between epochs."""
+
+    def __init__(self) -> None:
+        self.upcoming: Iterator[Task] = iter(())
+
+    def __iter__(self) -> Iterator[Task]:
+        return self.upcoming
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def leave_signals_to_the_main_process(worker: int) -> None:
+    """Make a worker ignore Ctrl-C, and any SIGTERM that its parent did not send.
+
+    Terminals and schedulers send these to whole groups of processes.  The main process then
+    wants to finish its iteration and to save, for which it needs its workers; it stops them
+    itself when it is done.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A forked worker has inherited the main process's handler.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Only Linux says who sent a signal; elsewhere SIGTERM keeps ending a worker.
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_the_parent, daemon=True).start()
+
+
+def _obey_the_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    os.kill(os.getpid(), signal.SIGTERM)

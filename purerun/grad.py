@@ -1,0 +1,221 @@
+"""The loss of a batch and its gradients, by one of two engines with the same meaning.
+
+`autograd` runs the module itself on the given tensors and asks `torch.autograd.grad`;
+it is fast and works with everything that a training loop works with.  `func` goes
+through `torch.func`, so that what it returns can be mapped and differentiated again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from purerun import batch as _batch
+from purerun.bind import Binding
+
+Engine: TypeAlias = Literal["autograd", "func"]
+LossFunction: TypeAlias = Callable[[nn.Module, Any], Any]
+
+
+class LossError(ValueError):
+    """A loss function returned something that cannot be minimised."""
+
+
+class Loss:
+    """A loss that says its weight: a sum over `weight` items (tokens, boxes, pixels).
+
+    The step minimises `sum / weight`; accumulation and data parallel add the sums and the
+    weights separately, and so get the loss of the big batch exactly.
+
+    Args:
+        sum: scalar tensor.
+        weight: how many items it sums over; a number or a scalar tensor.
+        terms: named parts that are reported and not minimised.
+
+    >>> loss = Loss(torch.tensor(6.0), weight=3, accuracy=torch.tensor(0.5))
+    >>> float(loss.sum / loss.weight), sorted(loss.terms)
+    (2.0, ['accuracy'])
+    """
+
+    __slots__ = ("sum", "terms", "weight")
+
+    def __init__(self, sum: Tensor, weight: float | Tensor, **terms: Tensor) -> None:
+        self.sum, self.weight, self.terms = sum, weight, terms
+
+
+@attrs.frozen
+class Grads:
+    """What one batch says: gradients and what came with them.
+
+    Attributes:
+        grads: parameter name -> gradient of the *mean* loss, one for each trained parameter.
+        weight: how much this batch counts beside others: samples, or the loss's own weight.
+        buffers: buffer name -> its value after the forward pass.
+        metrics: name -> detached scalar; `loss` is always there.
+        recompute: loss and gradients of the same batch at other parameters, for line searches.
+    """
+
+    grads: dict[str, Tensor]
+    weight: float | Tensor = 1.0
+    buffers: dict[str, Tensor] = attrs.field(factory=dict)
+    metrics: dict[str, Tensor] = attrs.field(factory=dict)
+    recompute: Callable[[Mapping[str, Tensor]], Grads] | None = attrs.field(default=None, repr=False, eq=False)
+
+
+def compute(
+    engine: Engine,
+    binding: Binding,
+    loss: LossFunction,
+    batch: Any,
+    params: Mapping[str, Tensor],
+    buffers: dict[str, Tensor],
+    trained: tuple[str, ...],
+    *,
+    unused: Literal["raise", "zero"] = "raise",
+) -> Grads:
+    """Compute the gradients of a batch's loss by the trained parameters.
+
+    Args:
+        engine: "autograd" or "func".
+        binding: the module.
+        loss: `loss(model, batch)`, see `TrainStep`.
+        batch: any nest of tensors.
+        params: all parameters by name; with autograd, tensors that the caller owns (they
+            carry `requires_grad` while this runs, and not after).
+        buffers: all buffers by name; owned by the caller, and written into by the forward.
+        trained: the names to differentiate by.
+        unused: what to do about a trained parameter that the loss does not depend on.
+
+    Raises:
+        LossError: the loss is not a scalar, or some trained parameter does not reach it.
+    """
+    run = _autograd if engine == "autograd" else _func
+    return run(binding, loss, batch, params, buffers, trained, unused)
+
+
+def _autograd(
+    binding: Binding,
+    loss: LossFunction,
+    batch: Any,
+    params: Mapping[str, Tensor],
+    buffers: dict[str, Tensor],
+    trained: tuple[str, ...],
+    unused: str,
+) -> Grads:
+    leaves = [params[name] for name in trained]
+    for leaf in leaves:
+        leaf.requires_grad = True
+    try:
+        # The backward pass runs inside the binding: activation checkpoints run the
+        # forward again, and would do so on the module's own weights otherwise.
+        with torch.enable_grad(), binding(params, buffers, training=True) as model:
+            total, weight, terms = reduce(loss(model, batch), batch)
+            grads = torch.autograd.grad(total, leaves, allow_unused=True)
+    finally:
+        for leaf in leaves:
+            leaf.requires_grad = False
+    # Not `None in grads`, which asks each tensor whether it equals None.
+    if any(grad is None for grad in grads):
+        grads = _fill(grads, leaves, trained, unused)
+    return Grads(dict(zip(trained, grads, strict=True)), weight, buffers, _detached(total, terms))
+
+
+def _func(
+    binding: Binding,
+    loss: LossFunction,
+    batch: Any,
+    params: Mapping[str, Tensor],
+    buffers: dict[str, Tensor],
+    trained: tuple[str, ...],
+    unused: str,
+) -> Grads:
+    def total_of(chosen: dict[str, Tensor]) -> tuple[Tensor, Any]:
+        # Cloned inside: a transform does not allow writes into what it captured.
+        inner = {name: buffer.clone() for name, buffer in buffers.items()}
+        with binding({**params, **chosen}, inner, training=True) as model:
+            total, weight, terms = reduce(loss(model, batch), batch)
+        return total, (weight, inner, _detached(total, terms))
+
+    chosen = {name: params[name] for name in trained}
+    with torch.enable_grad():
+        grads, (weight, inner, metrics) = torch.func.grad(total_of, has_aux=True)(chosen)
+    return Grads(grads, weight, inner, metrics)
+
+
+def reduce(output: Any, batch: Any) -> tuple[Tensor, float | Tensor, Mapping[str, Tensor]]:
+    """Read what a loss function returned: the mean loss, its weight, and named terms.
+
+    A scalar is the mean over the batch's samples.  In a dict, `loss` is the total if it is
+    there; else the total is the sum of the terms that have a gradient, and the others are
+    only reported.  `Loss(sum, weight)` says its own weight.
+
+    >>> a, b = torch.ones((), requires_grad=True), torch.tensor(0.5)
+    >>> total, weight, terms = reduce({"ce": a, "accuracy": b}, torch.zeros(4, 2))
+    >>> float(total), weight, sorted(terms)
+    (1.0, 4, ['accuracy', 'ce'])
+
+    Raises:
+        LossError: nothing in it can be minimised.
+    """
+    if isinstance(output, Tensor):
+        return _scalar(output, "the loss"), _batch.size(batch), {}
+    if isinstance(output, Loss):
+        return _scalar(output.sum, "the loss's sum") / output.weight, output.weight, output.terms
+    if isinstance(output, Mapping):
+        total = output["loss"] if "loss" in output else _sum(output)
+        return _scalar(total, "the loss"), _batch.size(batch), output
+    raise LossError(
+        "expected the loss function to return a scalar tensor, a dict of named scalar tensors or pr.Loss(sum, weight), "
+        f"got {type(output).__name__}"
+    )
+
+
+def _sum(terms: Mapping[str, Tensor]) -> Tensor:
+    parts = [_scalar(term, f"the loss term {name!r}") for name, term in terms.items() if term.requires_grad]
+    if not parts:
+        raise LossError(
+            f"expected a loss with a gradient, but none of its terms {list(terms)} depends on a trained parameter; "
+            "is something detached, or under torch.no_grad()?"
+        )
+    return parts[0] if len(parts) == 1 else torch.stack([part.reshape(()) for part in parts]).sum()
+
+
+def _scalar(total: Any, what: str) -> Tensor:
+    if not isinstance(total, Tensor):
+        raise LossError(f"expected {what} to be a scalar tensor, got {type(total).__name__}")
+    if total.numel() != 1:
+        raise LossError(
+            f"expected {what} to be a scalar, got a tensor of shape {list(total.shape)}; reduce it, e.g. with .mean()"
+        )
+    if not total.requires_grad and not torch._C._functorch.maybe_current_level():
+        raise LossError(
+            f"expected {what} to depend on a trained parameter, but it has no gradient; "
+            "is something detached, or under torch.no_grad()?"
+        )
+    return total if total.ndim == 0 else total.reshape(())
+
+
+def _detached(total: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    metrics = {"loss": total.detach()}
+    for name, term in terms.items():
+        metrics[name] = term.detach() if isinstance(term, Tensor) else torch.tensor(term)
+    return metrics
+
+
+def _fill(
+    grads: tuple[Tensor | None, ...], leaves: list[Tensor], trained: tuple[str, ...], unused: str
+) -> tuple[Tensor, ...]:
+    missing = [name for name, grad in zip(trained, grads, strict=True) if grad is None]
+    if unused == "raise":
+        names = ", ".join(f"`{name}`" for name in missing[:8]) + (", ..." if len(missing) > 8 else "")
+        raise LossError(
+            f"expected the loss to depend on every trained parameter, but {len(missing)} of {len(trained)} do not reach "
+            f"it: {names}; freeze them with requires_grad_(False), or take their gradient as zero with unused='zero'"
+        )
+    return tuple(
+        torch.zeros_like(leaf) if grad is None else grad for grad, leaf in zip(grads, leaves, strict=True)
+    )

@@ -1,0 +1,189 @@
+"""Loops: from a state and a loader to an iterator of states.
+
+A loop goes on from whatever the state says: it seeks the loader to the state's place
+in the data, so that starting a loop at a state is going on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, Self, TypeAlias
+
+import attrs
+from torch import Tensor
+
+from purerun.data import Position, Session, as_loader
+from purerun.evaluate import PredictStep, ValStep
+from purerun.state import Draft, State, release
+from purerun.step import Step
+
+StepFunction: TypeAlias = Callable[[State, Any], State]
+
+
+class Hook(Protocol):
+    """What a training loop asks of a hook."""
+
+    def slots(self, state: State) -> Draft:
+        """Say the slots that this hook needs, at full shape."""
+
+    def within(self, epochs: int | None, iters: int | None) -> Self:
+        """Learn where the loop ends."""
+
+    def start(self, state: State) -> State:
+        """Act before the very first iteration of a run."""
+
+    def due(self, state: State) -> bool:
+        """Say whether to act after this iteration."""
+
+    def __call__(self, state: State) -> State:
+        """Make the state after this hook."""
+
+
+class EmptyLoader(ValueError):
+    """A loop needed a batch and its loader had none."""
+
+
+@attrs.frozen
+class TrainLoop:
+    """A training loop: `for state in train_loop(state, loader)`, one state an iteration.
+
+    Attributes:
+        step: a training step, or any function from state and batch to state.
+        epochs: stop when so many epochs are finished.
+        iters: stop when so many iterations are.
+        hooks: functions of states, run in this order after the iterations at which they are due.
+        lease: yield states that are good until the next one is taken (keep one with
+            `state.hold()`); it saves the memory and the copying of a second state.
+
+    >>> import torch, purerun as pr
+    >>> step = pr.TrainStep(torch.nn.Linear(2, 1), lambda model, x: model(x).mean(), pr.optim.SGD(lr=0.1))
+    >>> loader = pr.Loader(pr.data.Tensors(torch.ones(10, 2)), batch_size=4)
+    >>> loop = TrainLoop(step, epochs=2)
+    >>> [(int(s["iter"]), int(s["epoch"]), int(s["cursor"])) for s in loop(step.init(seed=0), loader)]
+    [(1, 0, 4), (2, 0, 8), (3, 1, 0), (4, 1, 4), (5, 1, 8), (6, 2, 0)]
+    """
+
+    step: Step | StepFunction
+    epochs: int | None = attrs.field(default=None, kw_only=True)
+    iters: int | None = attrs.field(default=None, kw_only=True)
+    hooks: tuple[Hook, ...] = attrs.field(default=(), kw_only=True, converter=tuple)
+    lease: bool = attrs.field(default=False, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if (self.epochs is None) == (self.iters is None):
+            raise ValueError("expected a loop with either epochs=... or iters=..., got " + ("neither" if self.iters is None else "both"))
+        if (limit := self.epochs if self.iters is None else self.iters) < 0:  # type: ignore[operator]
+            raise ValueError(f"expected epochs or iters of at least 0, got {limit}")
+
+    def __call__(self, state: State, loader: Any) -> Iterator[State]:
+        """Go on from a state, to the end of the loop.
+
+        Args:
+            state: any state of this step: fresh, loaded in mid-epoch, rewound.
+            loader: a `Loader`, or any iterable of batches with the weaker promise that
+                `purerun.data` documents.
+        """
+        hooks = tuple(hook.within(self.epochs, self.iters) for hook in self.hooks)
+        state = self._begun(state, hooks)
+        with as_loader(loader).open(int(state["seed"])) as session:
+            yield from self._iterations(state, hooks, session)
+
+    def ended(self, epoch: int, iter: int) -> bool:
+        """Say whether a run with these counters is over."""
+        return epoch >= self.epochs if self.epochs is not None else iter >= self.iters  # type: ignore[operator]
+
+    def _begun(self, state: State, hooks: tuple[Hook, ...]) -> State:
+        """Make a given state one that this loop can go on from, without a copy of its tensors."""
+        if isinstance(self.step, Step):
+            state = self.step.fit(state)
+        have = state.names()
+        for hook in hooks:
+            fresh = {name: slot for name, slot in hook.slots(state).items() if name not in have or name == "scores"}
+            if fresh:
+                state = state.replace({**fresh, "scores": {**fresh.get("scores", {}), **state["scores"]}})
+        if not int(state["iter"]):
+            for hook in hooks:
+                state = hook.start(state)
+        return state
+
+    def _iterations(self, state: State, hooks: tuple[Hook, ...], session: Session) -> Iterator[State]:
+        epoch, cursor = int(state["epoch"]), int(state["cursor"])
+        ours = False
+        while not self.ended(epoch, int(state["iter"])):
+            fruitless = not cursor
+            for batch, position in session.read(epoch, cursor):
+                state = self._advanced(state, batch, position, lease=ours and self.lease)
+                epoch, cursor = position.epoch, position.cursor
+                last = self.ended(epoch, int(state["iter"]))
+                if last and isinstance(self.step, Step):
+                    state = self.step.finish(state)
+                for hook in hooks:
+                    if hook.due(state):
+                        state = hook(state)
+                del batch
+                ours, fruitless = True, False
+                yield state
+                if last:
+                    return
+            if fruitless:
+                raise EmptyLoader("expected a loader with at least one batch an epoch, got none; is the data set smaller than a batch with drop_last=True?")
+            if cursor:
+                # The rest of the epoch was shorter than a batch and is dropped.
+                epoch, cursor = epoch + 1, 0
+
+    def _advanced(self, state: State, batch: Any, position: Position, *, lease: bool) -> State:
+        if isinstance(self.step, Step):
+            return self.step.advance(state, batch, position, lease=lease)
+        after = self.step(state, batch).replace(epoch=position.epoch, cursor=position.cursor)
+        if lease:
+            release(state)
+        return after
+
+
+@attrs.frozen
+class ValLoop:
+    """A validation loop: `scores = val_loop(state, loader)`, one scalar tensor a metric.
+
+    >>> import torch, purerun as pr
+    >>> model = torch.nn.Linear(2, 3)
+    >>> state = pr.TrainStep(model, lambda m, b: m(b[0]).mean(), pr.optim.SGD()).init(seed=0)
+    >>> data = pr.data.Tensors(torch.ones(10, 2), torch.zeros(10, dtype=torch.int64))
+    >>> val_loop = ValLoop(pr.ValStep(model, metrics={"accuracy": pr.metrics.Accuracy()}))
+    >>> sorted(val_loop(state, pr.Loader(data, batch_size=4)))
+    ['accuracy']
+    """
+
+    step: ValStep
+
+    def __call__(self, state: State, loader: Any) -> dict[str, Tensor]:
+        """Judge a state on all batches of a loader."""
+        tallies = self.step.init()
+        with as_loader(loader).open(int(state["seed"])) as session:
+            for batch, _ in session.read(0, 0):
+                tallies = self.step(state, tallies, batch)
+        return self.step.compute(tallies)
+
+
+TestLoop = ValLoop
+"""A test is a validation on other data."""
+
+
+@attrs.frozen
+class PredictLoop:
+    """A prediction loop: an iterator of outputs, one a batch.
+
+    >>> import torch, purerun as pr
+    >>> model = torch.nn.Linear(2, 3)
+    >>> state = pr.TrainStep(model, lambda m, b: m(b[0]).mean(), pr.optim.SGD()).init(seed=0)
+    >>> loader = pr.Loader(pr.data.Tensors(torch.ones(10, 2)), batch_size=4)
+    >>> [len(output) for output in PredictLoop(pr.PredictStep(model))(state, loader)]
+    [4, 4, 2]
+    """
+
+    step: PredictStep
+
+    def __call__(self, state: State, loader: Any) -> Iterator[Any]:
+        """Run the model of a state on all batches of a loader."""
+        with as_loader(loader).open(int(state["seed"])) as session:
+            for batch, _ in session.read(0, 0):
+                yield self.step(state, batch)

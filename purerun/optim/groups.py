@@ -1,0 +1,20 @@
+"""Which hyper-parameters which parameters get: rules by name, by kind of module, or by any function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+
+@attrs.frozen
+class Group:
+    """A rule: the parameters that it matches get multiples of the base hyper-parameters.
+
+    Attributes:
+        match: which parameters.
+        mult: hyper-parameter name -> factor on its base value.
+    """
+
+    match: str
+    mult: Mapping[str, float]

@@ -1,0 +1,87 @@
+"""Which numbers a schedule may be made of: the validators of its fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import attrs
+
+Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+
+def refuse(owner: object, name: str, expected: str, value: object) -> ValueError:
+    """Make the error of a field that is not what it should be."""
+    return ValueError(f"{type(owner).__name__}: `{name}` should be {expected}, but it is {value!r}")
+
+
+def number(low: float, high: float = math.inf) -> Validator:
+    """Make a validator: a finite number from `low` to `high`, both allowed."""
+    expected = f"a number of at least {low}" if high == math.inf else f"a number from {low} to {high}"
+
+    def check(owner: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not is_number(value) or not low <= value <= high:
+            raise refuse(owner, attribute.name, expected, value)
+
+    return check
+
+
+def above(low: float) -> Validator:
+    """Make a validator: a finite number greater than `low`."""
+
+    def check(owner: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not is_number(value) or not value > low:
+            raise refuse(owner, attribute.name, f"a number greater than {low}", value)
+
+    return check
+
+
+def whole(low: int) -> Validator:
+    """Make a validator: an int of at least `low`."""
+
+    def check(owner: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not is_whole(value) or value < low:
+            raise refuse(owner, attribute.name, f"a whole number of at least {low}", value)
+
+    return check
+
+
+def each(item: Validator, *, count: int | None = None) -> Validator:
+    """Make a validator: a tuple of `count` entries (None: of one or more), `item` true of each."""
+    expected = "a sequence with at least one entry" if count is None else f"a sequence of {count}"
+
+    def check(owner: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, tuple) or len(value) != (count or max(len(value), 1)):
+            raise refuse(owner, attribute.name, expected, value)
+        for entry in value:
+            item(owner, attribute, entry)
+
+    return check
+
+
+def rising(owner: object, attribute: attrs.Attribute[Any], value: tuple[int, ...]) -> None:
+    """Check that each entry is at least the one before it."""
+    if any(after < before for before, after in pairwise(value)):
+        raise refuse(owner, attribute.name, "in rising order", value)
+
+
+def one_of(*words: str) -> Validator:
+    """Make a validator: one of some words."""
+
+    def check(owner: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value not in words:
+            raise refuse(owner, attribute.name, " or ".join(map(repr, words)), value)
+
+    return check
+
+
+def is_number(value: object) -> bool:
+    """Tell whether `value` is a finite real number (a bool is none)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_whole(value: object) -> bool:
+    """Tell whether `value` is an int (a bool is none)."""
+    return isinstance(value, int) and not isinstance(value, bool)

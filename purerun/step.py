@@ -1,0 +1,254 @@
+"""One step as a pure function of state and batch: the frame that every step shares.
+
+A step is two halves, `grad(state, batch) -> Grads` and `update(state, grads) -> State`;
+calling it runs one after the other.  Beneath them, and for wrappers, stand `read` and
+`write`, which pass one draft along instead of building a state at each layer.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from purerun import batch as _batch
+from purerun import program
+from purerun.grad import Grads
+from purerun.state import Draft, State, StateError, lazy_clone, leaves, release, seal, unseal
+
+
+class StepChanged(UserWarning):
+    """A state goes on with another step than the one that made it."""
+
+
+class BatchError(ValueError):
+    """A batch does not hold what the loss asked for."""
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss of a batch is NaN or infinite; the state before it is whole."""
+
+
+@attrs.frozen
+class Step(ABC):
+    """A frozen value that turns a state and a batch into the next state.
+
+    A subclass gives `trained`, `draft`, `read`, `write` and `text`.
+    """
+
+    # ------------------------------------------------------------------ for wrappers
+    @property
+    @abstractmethod
+    def trained(self) -> tuple[str, ...]:
+        """The names of the parameters that this step moves."""
+
+    @abstractmethod
+    def draft(self, seed: int) -> Draft:
+        """Make the first draft: every slot of this step at full shape."""
+
+    @abstractmethod
+    def read(self, draft: Draft, batch: Any) -> Grads:
+        """Compute gradients from a draft.  Of the draft, only buffers may change."""
+
+    @abstractmethod
+    def write(self, draft: Draft, grads: Grads) -> None:
+        """Write the update of parameters and slots into a draft."""
+
+    @abstractmethod
+    def text(self) -> str:
+        """Say the program: the text whose hash is the fingerprint."""
+
+    def vet(self, grads: Grads) -> None:
+        """Refuse gradients that must not be written, before anything is."""
+
+    def close(self, draft: Draft) -> bool:
+        """Write what is still open at the end of a loop; say whether there was anything."""
+        return False
+
+    # ------------------------------------------------------------------ for everybody
+    def init(self, seed: int = 0) -> State:
+        """Make the first state, from the model's own weights.
+
+        Args:
+            seed: where all chance of the run comes from; 0 <= seed < 2**63.
+        """
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise ValueError(f"expected a seed with 0 <= seed < 2**63, got {seed!r}")
+        return seal(self.draft(seed))
+
+    def grad(self, state: State, batch: Any) -> Grads:
+        """Compute the gradients of a batch; the first half of a step."""
+        return self.read(unseal(state), batch)
+
+    def update(self, state: State, grads: Grads) -> State:
+        """Make the state after these gradients; the second half of a step."""
+        draft = unseal(state)
+        # The gradients may be used again, and no tensor belongs to two states.
+        own = {name: lazy_clone(buffer) for name, buffer in grads.buffers.items()}
+        report = {name: lazy_clone(value) for name, value in grads.metrics.items()}
+        self._write(draft, attrs.evolve(grads, buffers=own, metrics=report))
+        return seal(draft)
+
+    def __call__(self, state: State, batch: Any) -> State:
+        """Make the state after one batch: `update(state, grad(state, batch))`."""
+        return self.advance(state, batch)
+
+    def advance(self, state: State, batch: Any, position: tuple[int, int] | None = None, *, lease: bool = False) -> State:
+        """Step as a loop does: with the new position in the data, and perhaps with a leased state.
+
+        Args:
+            state: where to step from.
+            batch: what to step on.
+            position: the epoch and cursor after this batch; None leaves them.
+            lease: empty `state` once the gradients are in hand, so that the update need
+                not copy.  Until then, and so after any error, the state is whole.
+        """
+        draft = unseal(state) if position is None else unseal(state, replaced=_COUNTERS)
+        try:
+            grads = self.read(draft, batch)
+        except Exception as error:
+            raise self._explained(error, state, batch) from error
+        self.vet(grads)
+        if lease:
+            release(state)
+        self._write(draft, grads)
+        if position is not None:
+            draft["epoch"], draft["cursor"] = _count(position[0]), _count(position[1])
+        return seal(draft)
+
+    def finish(self, state: State) -> State:
+        """Make the state after the last iteration of a loop: windows that are part full are applied."""
+        draft = unseal(state)
+        return seal(draft) if self.close(draft) else state
+
+    def fingerprint(self) -> Tensor:
+        """Hash the program's text: uint8, shape [32]."""
+        return program.fingerprint(self.text())
+
+    def adopt(self, state: State) -> State:
+        """Make a state of another step fit this one.
+
+        What both have in the same shape is kept; slots that this step needs and the state
+        lacks start fresh; slots of the other optimizer or wrappers are dropped.
+
+        Raises:
+            StateError: the parameters themselves are others.
+        """
+        fresh, old = self.init(int(state["seed"])), dict(leaves(state))
+        for path, leaf in leaves(fresh):
+            if path[0] in ("params", "buffers") and not _alike(leaf, old.get(path)):
+                raise StateError(f"expected a state with {_say(path, leaf)}, got {_say(path, old.get(path))}")
+        kept: Draft = {}
+        for path, leaf in leaves(fresh):
+            usable = path[0] != "fingerprint" and _alike(leaf, old.get(path))
+            _put(kept, path, old[path] if usable else leaf)
+        others = {name: state[name] for name in state.names() if name not in fresh.names() and name != "metrics"}
+        return fresh.replace(kept).replace(others)
+
+    def fit(self, state: State) -> State:
+        """Check that a state has this step's slots, and note when another step made it.
+
+        Raises:
+            StateError: a slot is missing or has another shape; `adopt` is the remedy.
+        """
+        have = {path: leaf for path, leaf in leaves(state)}
+        for path, leaf in leaves(self.init(int(state["seed"]))):
+            if not _alike(leaf, have.get(path)):
+                raise StateError(
+                    f"expected a state with {_say(path, leaf)}, got {_say(path, have.get(path))}; "
+                    "if another step made it on purpose, use `state = step.adopt(state)`"
+                )
+        mark = self.fingerprint()
+        if torch.equal(mark, state["fingerprint"]):
+            return state
+        warnings.warn(
+            StepChanged("this state was made by another step:\n" + program.difference(state["fingerprint"], self.text())),
+            stacklevel=3,
+        )
+        return state.replace(fingerprint=mark)
+
+    # ------------------------------------------------------------------ inside
+    def _write(self, draft: Draft, grads: Grads) -> None:
+        draft["buffers"].update(grads.buffers)
+        self.write(draft, grads)
+        draft["metrics"].update(grads.metrics)
+        draft["iter"] = _count(int(draft["iter"]) + 1)
+
+    def _explained(self, error: Exception, state: State, batch: Any) -> Exception:
+        """Say what the batch and the state were when a read failed."""
+        if isinstance(error, KeyError):
+            self.fit(state)
+            wanted = error.args[0] if error.args else None
+            if isinstance(batch, Mapping) and wanted not in batch:
+                return BatchError(f"expected a batch with the key {wanted!r}, got {_batch.describe(batch)}")
+        error.add_note(f"in iteration {int(state['iter'])}, on a batch of {_batch.describe(batch)}")
+        return error
+
+
+def init(seed: int, *steps: Step) -> State:
+    """Make one state for several steps that share it: the union of their slots.
+
+    Raises:
+        StateError: two steps want different things under one name; give them names.
+    """
+    union: Draft = {}
+    for step in steps:
+        _join(union, step.draft(seed), ())
+    union["fingerprint"] = program.fingerprint("\n".join(step.text() for step in steps))
+    return seal(union)
+
+
+def refuse_nonfinite(grads: Grads) -> None:
+    """Raise if the loss of a batch is NaN or infinite.
+
+    Only where looking costs nothing: on an accelerator it would wait for the device at each
+    step, so there the log looks when it reads the values anyway.
+    """
+    loss = grads.metrics["loss"]
+    if loss.device.type != "cpu" or torch._C._functorch.is_functorch_wrapped_tensor(loss) or math.isfinite(loss.item()):
+        return
+    bad = ", ".join(f"{name}={value.item()}" for name, value in grads.metrics.items() if not value.isfinite().all())
+    raise NonFiniteLoss(
+        f"expected a finite loss, got {bad}; nothing was written. "
+        "Lower the learning rate, clip the gradients, look at this batch, or allow it with nonfinite='allow'"
+    )
+
+
+_COUNTERS = frozenset({"iter", "epoch", "cursor"})
+
+
+def _count(value: int) -> Tensor:
+    return torch.scalar_tensor(value, dtype=torch.int64)
+
+
+def _alike(a: Tensor, b: Tensor | None) -> bool:
+    return b is not None and a.shape == b.shape and a.dtype == b.dtype
+
+
+def _say(path: tuple[str, ...], leaf: Tensor | None) -> str:
+    where = "/".join(path)
+    return f"no `{where}`" if leaf is None else f"`{where}` of {str(leaf.dtype)[6:]} {list(leaf.shape)}"
+
+
+def _put(tree: Draft, path: tuple[str, ...], leaf: Tensor) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = leaf
+
+
+def _join(union: Draft, draft: Draft, path: tuple[str, ...]) -> None:
+    shared = {("epoch",), ("iter",), ("cursor",), ("seed",), ("fingerprint",)}
+    for name, value in draft.items():
+        where = (*path, name)
+        if isinstance(value, dict):
+            _join(union.setdefault(name, {}), value, where)
+        elif name not in union or where in shared or path[:1] in (("params",), ("buffers",)):
+            union.setdefault(name, value)
+        else:
+            raise StateError(f"two steps want `{'/'.join(where)}`; name them: TrainStep(..., name='critic')")

@@ -1,0 +1,198 @@
+"""The training step: a model, a loss, an optimizer and a schedule as one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any, Literal
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from purerun import batch as _batch
+from purerun import grad, program
+from purerun.bind import Binding, ModelError
+from purerun.grad import Engine, Grads, LossFunction
+from purerun.optim import Bucket, Optimizer, partition
+from purerun.random import Key, keyed
+from purerun.schedule import Affine, Plan, Schedule
+from purerun.state import Draft, StateError
+from purerun.step import Step, refuse_nonfinite
+
+
+def _schedules(given: Schedule | list[Schedule] | tuple[Schedule, ...]) -> tuple[Schedule, ...]:
+    return tuple(given) if isinstance(given, list | tuple) else (given,)
+
+
+@attrs.frozen(slots=False)
+class TrainStep(Step):
+    """A training step: `state = train_step(state, batch)`.
+
+    Attributes:
+        model: any nn.Module; it is run on the state's tensors and never changed.
+        loss: `loss(model, batch)` -> a scalar, a dict of named terms, or `pr.Loss`.
+        optimizer: what moves the parameters.
+        schedule: functions of progress applied to the base hyper-parameters.
+        engine: "autograd", or "func" to map over and differentiate through steps.
+        name: where this step's optimizer and hyper-parameters live when several steps
+            share a state.
+        params: the trained parameters, as one or several glob patterns; a parameter that the
+            module freezes (`requires_grad=False`) is never trained.
+        unused: "raise", or "zero" to take the gradient of an unused parameter as zero.
+        nonfinite: "raise" when the loss is NaN or infinite, or "allow".
+
+    >>> import purerun as pr
+    >>> step = pr.TrainStep(nn.Linear(2, 1), lambda model, x: model(x).square().mean(), pr.optim.SGD(lr=0.1))
+    >>> state = step.init(seed=0)
+    >>> later = step(state, torch.ones(4, 2))
+    >>> int(state["iter"]), int(later["iter"]), float(later["metrics", "lr"])
+    (0, 1, 0.1)
+    """
+
+    model: nn.Module = attrs.field(eq=id, repr=lambda model: type(model).__name__)
+    loss: LossFunction = attrs.field(repr=program.describe)
+    optimizer: Optimizer = attrs.field(validator=attrs.validators.instance_of(Optimizer))
+    schedule: tuple[Schedule, ...] = attrs.field(default=(), kw_only=True, converter=_schedules)
+    engine: Engine = attrs.field(default="autograd", kw_only=True, validator=attrs.validators.in_(("autograd", "func")))
+    name: str = attrs.field(default="", kw_only=True)
+    params: str | tuple[str, ...] = attrs.field(default="*", kw_only=True)
+    unused: Literal["raise", "zero"] = attrs.field(
+        default="raise", kw_only=True, validator=attrs.validators.in_(("raise", "zero"))
+    )
+    nonfinite: Literal["raise", "allow"] = attrs.field(
+        default="raise", kw_only=True, validator=attrs.validators.in_(("raise", "allow"))
+    )
+
+    def __attrs_post_init__(self) -> None:
+        names = self.optimizer.hyper()
+        for schedule in self.schedule:
+            if schedule.param not in names:
+                raise ValueError(
+                    f"expected a schedule of one of {sorted(names)}, which {type(self.optimizer).__name__} has, "
+                    f"got {schedule!r} of {schedule.param!r}"
+                )
+        _ = self.buckets  # says what is wrong with the model or the groups now, not at the first step
+
+    @cached_property
+    def binding(self) -> Binding:
+        """The module's slots."""
+        return Binding(self.model)
+
+    @cached_property
+    def trained(self) -> tuple[str, ...]:
+        """The names of the parameters that this step moves."""
+        patterns = (self.params,) if isinstance(self.params, str) else self.params
+        free = [name for name, param in self.binding.params.items() if param.requires_grad]
+        chosen = tuple(name for name in free if any(fnmatchcase(name, pattern) for pattern in patterns))
+        if not chosen:
+            raise ModelError(
+                f"expected parameters to train that match {self.params!r}, got none among {free or 'no free parameter'}; "
+                "change the pattern, or free some with requires_grad_(True)"
+            )
+        return chosen
+
+    @cached_property
+    def buckets(self) -> tuple[tuple[tuple[str, ...], dict[str, float]], ...]:
+        """The trained names in as few groups as their multipliers, dtypes and devices allow."""
+        return partition(self.optimizer.groups, self.model, self.trained)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The schedules as one function of the counters."""
+        return Plan(self.schedule)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the model lives, and so where batches go."""
+        return self.binding.params[self.trained[0]].device
+
+    def draft(self, seed: int) -> Draft:
+        """Make the first draft, from the model's own weights."""
+        params = {name: param.detach().clone() for name, param in self.binding.params.items()}
+        optim = self.optimizer.init({name: params[name] for name in self.trained})
+        hyper = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.optimizer.hyper().items()}
+        return {
+            "params": params,
+            "buffers": {name: buffer.detach().clone() for name, buffer in self.binding.buffers.items()},
+            "optim": {self.name: optim} if self.name else optim,
+            "hyper": {self.name: hyper} if self.name else hyper,
+            **{name: torch.zeros((), dtype=torch.int64) for name in ("epoch", "iter", "cursor")},
+            "seed": torch.tensor(seed, dtype=torch.int64),
+            "scores": {},
+            "fingerprint": self.fingerprint(),
+            "metrics": {},
+        }
+
+    def read(self, draft: Draft, batch: Any) -> Grads:
+        """Run the model on a batch under the key of this iteration, and differentiate."""
+        if self.device.type != "cpu":
+            batch = _batch.move(batch, self.device)
+        with keyed(Key.of(int(draft["seed"]), "step", int(draft["iter"]))):
+            return grad.compute(
+                self.engine,
+                self.binding,
+                self.loss,
+                batch,
+                draft["params"],
+                draft["buffers"],
+                self.trained,
+                unused=self.unused,
+            )
+
+    def vet(self, grads: Grads) -> None:
+        """Refuse a loss that is NaN or infinite."""
+        if self.nonfinite == "raise":
+            refuse_nonfinite(grads)
+
+    def write(self, draft: Draft, grads: Grads) -> None:
+        """Move the parameters; say in the metrics which hyper-parameters were used."""
+        params = draft["params"]
+        slots = draft["optim"][self.name] if self.name else draft["optim"]
+        buckets = self._buckets(draft)
+        if self.engine == "autograd":
+            self.optimizer.write(params, grads.grads, slots, buckets)
+            return
+        trained = {name: params[name] for name in self.trained}
+        moved, after = self.optimizer.trace(trained, grads.grads, slots, buckets)
+        params.update(moved)
+        slots.update(after)
+
+    def text(self) -> str:
+        """Say the program of this step."""
+        fields = [field for field in attrs.fields(TrainStep) if field.name not in ("model", "nonfinite")]
+        lines = [f"{field.name}: {program.describe(getattr(self, field.name))}" for field in fields]
+        return "\n".join(
+            [f"model: {program.describe(self.model)}", *program.shapes(self.binding.params), *lines]
+        )
+
+    def _buckets(self, draft: Draft) -> list[Bucket]:
+        """Read the hyper-parameters in force, and report them."""
+        leaves = draft["hyper"][self.name] if self.name else draft["hyper"]
+        # Numbers for the kernels; the functional forms take the leaves, to map and differentiate by.
+        base = leaves if self.engine == "func" else {name: leaf.item() for name, leaf in leaves.items()}
+        maps = self.plan(int(draft["epoch"]), int(draft["iter"])) if self.schedule else {}
+        self._report(draft["metrics"], base, maps)
+        return [Bucket(names, _scheduled(base, mult, maps)) for names, mult in self.buckets]
+
+    def _report(self, report: Draft, base: Mapping[str, Any], maps: Mapping[str, Affine]) -> None:
+        for name in ("lr", *(name for name in maps if name != "lr")) if "lr" in base else maps:
+            value = base[name]
+            if name in maps:
+                value = maps[name].scale * value + maps[name].shift
+            if not isinstance(value, Tensor):
+                value = torch.scalar_tensor(value, dtype=torch.float64)
+            report[f"{self.name}.{name}" if self.name else name] = value
+
+
+def _scheduled(
+    base: Mapping[str, float], mult: Mapping[str, float], maps: Mapping[str, Affine]
+) -> Mapping[str, float]:
+    """Apply a group's factors to the base values, and the schedules to the result."""
+    if not mult and not maps:
+        return base
+    values = {name: value * mult.get(name, 1.0) for name, value in base.items()} if mult else dict(base)
+    for name, (scale, shift) in maps.items():
+        values[name] = scale * values[name] + shift
+    return values
