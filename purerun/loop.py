@@ -14,7 +14,7 @@ from torch import Tensor
 
 from purerun.data import Position, Session, as_loader
 from purerun.evaluate import PredictStep, ValStep
-from purerun.state import Draft, State, release
+from purerun.state import Draft, State, missing, release
 from purerun.step import Step
 
 StepFunction: TypeAlias = Callable[[State, Any], State]
@@ -83,24 +83,22 @@ class TrainLoop:
             loader: a `Loader`, or any iterable of batches with the weaker promise that
                 `purerun.data` documents.
         """
+        source = as_loader(loader)
         hooks = tuple(hook.within(self.epochs, self.iters) for hook in self.hooks)
-        state = self._begun(state, hooks)
-        with as_loader(loader).open(int(state["seed"])) as session:
+        state = self._begun(state, hooks, source.slots())
+        with source.open(int(state["seed"])) as session:
             yield from self._iterations(state, hooks, session)
 
     def ended(self, epoch: int, iter: int) -> bool:
         """Say whether a run with these counters is over."""
         return epoch >= self.epochs if self.epochs is not None else iter >= self.iters  # type: ignore[operator]
 
-    def _begun(self, state: State, hooks: tuple[Hook, ...]) -> State:
-        """Make a given state one that this loop can go on from, without a copy of its tensors."""
+    def _begun(self, state: State, hooks: tuple[Hook, ...], slots: Draft) -> State:
+        """Make a given state one that this loop can go on from: all slots, and the start of the hooks."""
         if isinstance(self.step, Step):
             state = self.step.fit(state)
-        have = state.names()
-        for hook in hooks:
-            fresh = {name: slot for name, slot in hook.slots(state).items() if name not in have or name == "scores"}
-            if fresh:
-                state = state.replace({**fresh, "scores": {**fresh.get("scores", {}), **state["scores"]}})
+        for fresh in (slots, *(hook.slots(state) for hook in hooks)):
+            state = state.replace(missing(fresh, state))
         if not int(state["iter"]):
             for hook in hooks:
                 state = hook.start(state)
@@ -111,7 +109,8 @@ class TrainLoop:
         ours = False
         while not self.ended(epoch, int(state["iter"])):
             fruitless = not cursor
-            for batch, position in session.read(epoch, cursor):
+            stream = state["stream"] if "stream" in state.names() else None
+            for batch, position in session.read(epoch, cursor, stream):
                 state = self._advanced(state, batch, position, lease=ours and self.lease)
                 epoch, cursor = position.epoch, position.cursor
                 last = self.ended(epoch, int(state["iter"]))
@@ -134,7 +133,7 @@ class TrainLoop:
     def _advanced(self, state: State, batch: Any, position: Position, *, lease: bool) -> State:
         if isinstance(self.step, Step):
             return self.step.advance(state, batch, position, lease=lease)
-        after = self.step(state, batch).replace(epoch=position.epoch, cursor=position.cursor)
+        after = position.into(self.step(state, batch))
         if lease:
             release(state)
         return after

@@ -194,6 +194,21 @@ def leaves(state: Mapping[str, Any] | State, *, report: bool = False) -> Iterato
             yield from (((name, *path), leaf) for path, leaf in leaves(value, report=True))
 
 
+def missing(slots: Draft, state: State) -> Draft:
+    """Choose the slots that a state does not have yet.
+
+    >>> missing({"a": torch.zeros(1), "scores": {"x": torch.zeros(1)}}, seal({"a": torch.ones(1), "scores": {}}))
+    {'scores': {'x': tensor([0.])}}
+    """
+    have = state._tensordict
+    chosen = {
+        name: missing(value, have[name]) if isinstance(value, dict) and name in have else value
+        for name, value in slots.items()
+        if isinstance(value, dict) or name not in have
+    }
+    return {name: value for name, value in chosen.items() if not isinstance(value, dict) or value or name not in have}
+
+
 def _plain(value: Any) -> Any:
     # By exact type: isinstance() would ask Tensor's metaclass, and this is the hot path.
     if type(value) is not State:

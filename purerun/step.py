@@ -19,6 +19,7 @@ from torch import Tensor
 
 from purerun import batch as _batch
 from purerun import program
+from purerun.data.place import Position
 from purerun.grad import Grads
 from purerun.state import Draft, State, StateError, lazy_clone, leaves, release, seal, unseal
 
@@ -99,13 +100,13 @@ class Step(ABC):
         """Make the state after one batch: `update(state, grad(state, batch))`."""
         return self.advance(state, batch)
 
-    def advance(self, state: State, batch: Any, position: tuple[int, int] | None = None, *, lease: bool = False) -> State:
+    def advance(self, state: State, batch: Any, position: Position | None = None, *, lease: bool = False) -> State:
         """Step as a loop does: with the new position in the data, and perhaps with a leased state.
 
         Args:
             state: where to step from.
             batch: what to step on.
-            position: the epoch and cursor after this batch; None leaves them.
+            position: where the run stands in its data after this batch; None leaves it.
             lease: empty `state` once the gradients are in hand, so that the update need
                 not copy.  Until then, and so after any error, the state is whole.
         """
@@ -119,7 +120,9 @@ class Step(ABC):
             release(state)
         self._write(draft, grads)
         if position is not None:
-            draft["epoch"], draft["cursor"] = _count(position[0]), _count(position[1])
+            draft["epoch"], draft["cursor"] = _count(position.epoch), _count(position.cursor)
+            if position.stream is not None:
+                draft["stream"] = position.stream
         return seal(draft)
 
     def finish(self, state: State) -> State:

@@ -19,7 +19,9 @@ PINS = dict(
     if not line.startswith("#")
 )
 PINNED = {canonicalize_name(name): version for name, version in PINS.items()}
-NEEDED = [Requirement(text) for text in [*PROJECT["dependencies"], *(text for extra in EXTRAS.values() for text in extra)]]
+NEEDED = [
+    Requirement(text) for text in [*PROJECT["dependencies"], *(text for extra in EXTRAS.values() for text in extra)]
+]
 
 
 @pytest.mark.parametrize("needed", [each for each in NEEDED if each.name != "purerun"], ids=str)

@@ -122,23 +122,22 @@ class Affine(ImageAugment):
 
     def apply(self, image: Tensor, chance: Chance) -> Tensor:
         """Make the warped images."""
-        draws = chance.uniform(5).tolist()
-        rows = torch.tensor([self._matrix(*draw, aspect=image.shape[3] / image.shape[2]) for draw in draws])
-        grid = _grid(rows.to(image), image.shape[2], image.shape[3])
+        aspect = image.shape[3] / image.shape[2]
+        rows = torch.tensor([self._matrix(aspect, *draw) for draw in chance.uniform(5).tolist()])
+        grid = _grid(rows.view(-1, 6).to(image), image.shape[2], image.shape[3])
         return grid_sample(image, grid, mode="bilinear", padding_mode=self.padding, align_corners=False)
 
-    def _matrix(self, turn: float, right: float, down: float, size: float, slant: float, *, aspect: float) -> list[float]:
-        """Where the output's unit square comes from: x' = a x + b y + c, y' = d x + e y + f.
+    def _matrix(self, aspect: float, turn: float, right: float, down: float, size: float, slant: float) -> list[float]:
+        """Say where an output pixel is read: x' = a x + b y + c, y' = d x + e y + f, in half images.
 
-        The inverse of "shear, scale, rotate, move", in units of half an image; `aspect` is
-        width / height, because an angle is one of pixels.
+        The inverse of "shear, scale, rotate, move"; `aspect` is width / height, because an angle
+        is one of pixels, and the other five are draws in [0, 1).
         """
         angle = math.radians(self.degrees * (2 * turn - 1))
         shear = math.tan(math.radians(self.shear * (2 * slant - 1)))
         scale = self.scale[0] + (self.scale[1] - self.scale[0]) * size
         cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
-        a, b, d, e = cos + shear * sin, sin - shear * cos, -sin, cos
-        b, d = b / aspect, d * aspect
+        a, b, d, e = cos + shear * sin, (sin - shear * cos) / aspect, -sin * aspect, cos
         x, y = 2 * self.translate * (2 * right - 1), 2 * self.translate * (2 * down - 1)
         return [a, b, -(a * x + b * y), d, e, -(d * x + e * y)]
 
@@ -177,7 +176,7 @@ class Noise(ImageAugment):
 
     def apply(self, image: Tensor, chance: Chance) -> Tensor:
         """Make the noisy images."""
-        noise = chance.normal(image[0].numel()).view(image.shape) if len(image) else torch.zeros(image.shape)
+        noise = chance.normal(math.prod(image.shape[1:])).view(image.shape)
         return image + self.std * noise.to(image)
 
 

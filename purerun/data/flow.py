@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
@@ -121,35 +122,74 @@ class _Run:
         self._rest: list[Any] = []
         self.position = 0
 
-    def key(self, *path: int | str) -> Key:
-        return Key.of(self._seed, *path[:1], self._epoch, *path[1:])
+    def key(self, stream: str, *path: int) -> Key:
+        """Make the key of a stream of chance in this epoch."""
+        return Key.of(self._seed, stream, self._epoch, *path)
 
     def begin(self, cursor: int, stream: Tensor | None) -> None:
         """Come to a position by the best way that the source offers."""
         source = self._flow.source
         if isinstance(source, Seekable):
             self._items, self.position = source.seek(self._epoch, cursor), cursor
-            return
-        if self._flow.keeps_state and stream is not None and (state := slot.unpack(stream)) is not None:
-            source.load_state_dict(state)  # type: ignore[union-attr]
+        elif self._flow.keeps_state and stream is not None and (state := slot.unpack(stream)) is not None:
+            source.load_state_dict(state)  # type: ignore[attr-defined]
             self._items, self.position = iter(source), cursor
-            return
-        if cursor and self._flow.once:
-            raise ValueError(_spent(source, f"sample {cursor} of epoch {self._epoch}"))
-        self._items = iter(source)
-        if cursor:
-            self._skip(cursor)
+        elif cursor:
+            self._skip(source, cursor)
+        else:
+            self._items = iter(source)
 
     def take(self) -> list[Any]:
         """Draw the items of the next batch; none when the epoch is over."""
-        items = self._rest or [item for _ in range(self._flow.group) for item in self._next()]
-        if not self._rest:
-            self.position += sum(map(self._flow.count, items)) if self._flow.unit == "batch" else 0
-        self._rest = []
-        return [] if self._flow.drop_last and len(items) < self._flow.group else items
+        flow = self._flow
+        items = [flow.each(item) for _ in range(flow.group) for item in self._draw()]
+        return [] if flow.drop_last and len(items) < flow.group else items
 
     def mark(self) -> Tensor | None:
         """Write down where the source stands."""
         if not self._flow.keeps_state:
             return None
         return slot.pack(self._flow.source.state_dict(), self._flow.capacity)  # type: ignore[union-attr]
+
+    def _draw(self) -> list[Any]:
+        """Draw one item; none at the end."""
+        if self._rest:
+            items, self._rest = self._rest, []
+        else:
+            seed_everywhere(self.key(self._flow.unit, self.position))
+            items = list(islice(self._items, 1))
+        self.position += sum(map(self._flow.count, items))
+        return items
+
+    def _skip(self, source: Iterable[Any], cursor: int) -> None:
+        name = type(source).__name__
+        if self._flow.once:
+            raise ValueError(
+                f"expected to begin at an epoch's start, got sample {cursor} of epoch {self._epoch}: {name} can be run "
+                "through only once, so what it gave before is gone; give something that can be iterated again"
+            )
+        warnings.warn(
+            f"epoch {self._epoch} goes on at sample {cursor}, and {name} has no way to begin there: what comes before "
+            f"is loaded and thrown away. The rest is the same only if {name} gives the same again whenever this epoch "
+            f"of this seed is read (no memory of its own, same workers). {self._flow.advice}",
+            InexactResume,
+            stacklevel=2,
+        )
+        self._items, last = iter(source), []
+        while self.position < cursor and (items := self._draw()):
+            last = items
+        if self.position > cursor:
+            size = self._flow.count(last[0])
+            self._rest = [cut(last[0], size - (self.position - cursor), size)]
+            self.position = cursor
+
+
+def _nothing(flow: Flow, epoch: int) -> str:
+    name = type(flow.source).__name__
+    remedy = (
+        "it can be run through only once, so give something that can be iterated again (a list, a DataLoader, a class "
+        "with __iter__)"
+        if flow.once
+        else "give it data, a smaller batch_size, or drop_last=False"
+    )
+    return f"expected an epoch with at least one batch, got none from {name} in epoch {epoch}; {remedy}"

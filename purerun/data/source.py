@@ -70,9 +70,7 @@ class Source(ABC):
         """Make what a state must carry for this source beside its counters: by name, at full size."""
         return {}
 
-    def read(
-        self, seed: int, epoch: int, cursor: int, stream: Tensor | None = None
-    ) -> Iterator[tuple[Any, Position]]:
+    def read(self, seed: int, epoch: int, cursor: int, stream: Tensor | None = None) -> Iterator[tuple[Any, Position]]:
         """Read what is left of an epoch in a session of its own: each batch, and the position after it."""
         with self.open(seed) as session:
             yield from session.read(epoch, cursor, stream)

@@ -63,7 +63,7 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def leave_signals_to_the_main_process(worker: int) -> None:
+def leave_signals_to_the_main_process(_worker: int) -> None:
     """Make a worker ignore Ctrl-C, and any SIGTERM that its parent did not send.
 
     Terminals and schedulers send these to whole groups of processes.  The main process then

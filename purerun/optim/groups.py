@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
+from torch import nn
 
 
 @attrs.frozen
@@ -18,3 +19,10 @@ class Group:
 
     match: str
     mult: Mapping[str, float]
+
+
+def partition(
+    groups: Sequence[Group], model: nn.Module, names: Sequence[str]
+) -> tuple[tuple[tuple[str, ...], dict[str, float]], ...]:
+    """Put every name into one bucket with its multipliers."""
+    return ((tuple(names), {}),)

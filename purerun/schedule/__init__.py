@@ -13,11 +13,11 @@ multiplied.  Where one that does not overlaps others of the same counter, the re
 (once; its rows are kept, 24 bytes for each step of the overlap).
 
 **By epoch and by iteration together.**  How iterations and epochs interleave depends on the length of an epoch,
-which counters do not tell.  So each counter's schedules are composed by themselves, and then these functions in list order.  That is
-what MMEngine gives wherever it does not matter: the schedules only scale, or one has ended when the other first
-moves (a warm-up within the first epoch).  Otherwise the list order says what is meant: a warm-up before a
-cosine with a floor warms up the base value, one after it warms up the cosine's value (which is MMCV 1.x's
-meaning).  `schedule.by_iter(epoch_length)` turns a schedule by epoch into one by iteration, and the order is exact again.
+which counters do not tell.  So each counter's schedules are composed by themselves, and then these functions in list
+order.  That is what MMEngine gives wherever it does not matter: the schedules only scale, or one has ended when the
+other first moves (a warm-up within the first epoch).  Otherwise the list order says what is meant: a warm-up before
+a cosine with a floor warms up the base value, one after it warms up the cosine's value (MMCV 1.x's meaning).
+`schedule.by_iter(epoch_length)` turns a schedule by epoch into one by iteration, and the recursion is exact again.
 
 **Names.**  MMEngine: `eta_min` is `floor`, `eta_min_ratio` is `floor_ratio`, `T_max` and `total_steps` are `period`,
 `start_factor` is `start`, `restart_weights` is `weights`, `eta_max` is `peak`, `by_epoch=False` is `by="iter"`, and

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from heapq import merge
 from itertools import accumulate, combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import attrs
 
@@ -74,7 +74,7 @@ class Contest:
         return self._chunks[chunk]
 
     def _rows(self, chunk: int) -> array[float]:
-        state = tuple(self._chunks[chunk - 1][-3:]) if chunk else (1.0, 0.0, 0.0)
+        state = self.move(-1, chunk * _CHUNK - 1) if chunk else (1.0, 0.0, 0.0)
         rows = array("d")
         first = self.start + chunk * _CHUNK
         for count in range(first, first + _CHUNK):
@@ -98,8 +98,8 @@ class Contest:
     def _leap(self, count: int) -> str:
         names = ", ".join(type(schedule).__name__ for schedule in self.schedules)
         return (
-            f"schedules of `{self.schedules[0].param}` ({names}): at {self.schedules[0].by} {count} a factor leaves zero "
-            "after another schedule has added to the value, which has no finite result; start from a factor "
+            f"schedules of `{self.schedules[0].param}` ({names}): at {self.schedules[0].by} {count} a factor leaves "
+            "zero after another schedule has added to the value, which has no finite result; start from a factor "
             "above zero, or let their windows not overlap"
         )
 
@@ -133,6 +133,10 @@ class Plan:
     def _compile(self) -> tuple[tuple[str, tuple[Segment, ...]], ...]:
         params = dict.fromkeys(schedule.param for schedule in self.schedules)
         return tuple((param, _chain([s for s in self.schedules if s.param == param])) for param in params)
+
+    def __reduce__(self) -> tuple[type[Plan], tuple[tuple[Schedule, ...]]]:
+        """Copy and pickle a plan as its schedules."""
+        return Plan, (self.schedules,)
 
     @property
     def params(self) -> tuple[str, ...]:
@@ -249,10 +253,13 @@ def _rest(schedule: Schedule, contested: list[Interval]) -> Iterator[Interval]:
 
 def _piece(place: int, schedule: Schedule, start: int, stop: int) -> Segment:
     begin = schedule.begin
-    return Segment(start, stop - 1, begin, start - 1 - begin, schedule.move, schedule.by == "iter", place)
+    # A schedule by epoch, or one that is over, is asked the same thing again and again.
+    move = lru_cache(maxsize=1)(schedule.move)
+    return Segment(start, stop - 1, begin, start - 1 - begin, move, schedule.by == "iter", place)
 
 
 def _contest(schedules: list[tuple[int, Schedule]], start: int, stop: int) -> Segment:
     members = [(place, s) for place, s in schedules if s.begin < stop and start < s.stop]
     contest = Contest(tuple(s for _, s in members), start)
+    contest.move(-1, 0)  # makes the first rows, so that what has no finite result is refused now
     return Segment(start, stop - 1, start, -1, contest.move, members[0][1].by == "iter", members[0][0])

@@ -115,9 +115,9 @@ class FlatCosine(Gliding):
         """Return 1, then the half wave over what is left of the period, then 0."""
         whole = span(self, self.period)
         first = round(whole * self.start)
-        if s <= first:
-            return 1.0
-        return half_wave(s - first, whole - first) if s < whole else 0.0
+        if s >= whole:
+            return 0.0
+        return half_wave(s - first, whole - first) if s > first else 1.0
 
 
 @attrs.frozen(cache_hash=True)
@@ -148,6 +148,8 @@ class Cosine(Floored):
     def move(self, since: int, now: int) -> Move:
         """Return the part of the way, which from the floor on is one up to the base value."""
         whole = span(self, self.period)
+        if since < 0 and now <= whole:
+            return self.glide(half_wave(now, whole))  # what nearly every call is: by the shortest way
         # The last time before `now` at which the value was at the floor.
         bottom = whole * ((now - 1 - whole) // (2 * whole) * 2 + 1)
         if bottom < 0 or since > bottom:

@@ -51,7 +51,11 @@ class Decay(Schedule):
     """A schedule that multiplies the value by its `gamma`, again and again."""
 
     __slots__ = ()
-    gamma: float
+
+    @property
+    @abstractmethod
+    def gamma(self) -> float:
+        """By what a decay multiplies."""
 
     @abstractmethod
     def count(self, s: int) -> int:
@@ -127,7 +131,7 @@ class Geometric(Scaling):
         start: the factor of the first step, above 0.
         end_factor: the factor of the window's last step, above 0.
 
-    >>> [Geometric(0.125, end=4).at(step).scale for step in range(5)]
+    >>> [round(Geometric(0.125, end=4).at(step).scale, 6) for step in range(5)]
     [0.125, 0.25, 0.5, 1.0, 1.0]
     """
 

@@ -149,7 +149,7 @@ def period_field() -> Any:
 
 def span(owner: Schedule, period: int | None) -> int:
     """Return the period, or the window's length where none was given."""
-    return owner.last + 1 if period is None else period
+    return owner.stop - owner.begin if period is None else period
 
 
 def as_tuple(values: Any) -> Any:

@@ -1,0 +1,36 @@
+"""How the pages are built: Markdown for prose, docstrings for the reference."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+project = "purerun"
+author = "the purerun authors"
+release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+extensions = ["myst_parser", "sphinx.ext.napoleon", "sphinx.ext.autodoc", "sphinx.ext.apidoc"]
+exclude_patterns = ["_build"]
+
+# The reference needs no list of its own: a new file of the package is a new page.
+apidoc_modules = [{"path": "../purerun", "destination": "reference", "separate_modules": True, "module_first": True}]
+autodoc_default_options = {
+    "members": True,
+    "show-inheritance": True,
+    "ignore-module-all": True,
+}  # described once: at home
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+napoleon_use_ivar = True  # fields are listed under their class, not indexed a second time
+default_role = "code"  # `name` in a docstring is code, as it is in Markdown
+
+# A reference inside purerun has to lead somewhere.  Those of other packages lead nowhere here: their indexes would have
+# to be downloaded, and the pages are built without a network.
+nitpick_ignore_regex = [(r"py:.*", r"(?!purerun\b).*")]
+
+html_theme = "pydata_sphinx_theme"
+html_title = "purerun"
+html_show_sourcelink = False
