@@ -23,5 +23,5 @@ bench: ## beside hand-written loops and peers; alone on the machine, please
 constraints: ## the newest versions that pyproject.toml allows, every extra included; torch is raised by hand
 	python3 -m venv build/newest
 	build/newest/bin/pip install --quiet "$$(grep '^torch==' constraints.txt)" -e '.[test,bench,docs]'
-	{ sed -n '/^#/p' constraints.txt; build/newest/bin/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > build/constraints.txt
+	{ sed -n '/^#/p' constraints.txt; build/newest/bin/pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu$$//'; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt

@@ -50,7 +50,7 @@ def ours(dataset, workers: int, stack: ExitStack) -> Callable[[int], Iterable]:
     return lambda epoch: (batch for batch, _ in session.read(epoch, 0))
 
 
-def torchs(dataset, workers: int, stack: ExitStack) -> Callable[[int], Iterable]:
+def torchs(dataset, workers: int, _stack: ExitStack) -> Callable[[int], Iterable]:
     loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
     return lambda epoch: loader
 

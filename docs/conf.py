@@ -16,11 +16,8 @@ exclude_patterns = ["_build"]
 
 # The reference needs no list of its own: a new file of the package is a new page.
 apidoc_modules = [{"path": "../purerun", "destination": "reference", "separate_modules": True, "module_first": True}]
-autodoc_default_options = {
-    "members": True,
-    "show-inheritance": True,
-    "ignore-module-all": True,
-}  # described once: at home
+# What a room passes on is described once, in the file where it is written.
+autodoc_default_options = {"members": True, "show-inheritance": True, "ignore-module-all": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"

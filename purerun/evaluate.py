@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import attrs
 import torch
@@ -14,13 +14,9 @@ from purerun import batch as _batch
 from purerun import metrics as _metrics
 from purerun import program
 from purerun.bind import Binding
-from purerun.metrics import Metric
+from purerun.metrics import Metric, Tallies
 from purerun.random import Key, keyed
 from purerun.state import State, lazy_clone
-
-Tallies: TypeAlias = dict[str, dict[str, Tensor]]
-"""What the metrics have counted so far: metric name -> its tally."""
-
 
 def first_entry(model: nn.Module, batch: Any) -> Any:
     """Call the model on the first entry of a batch."""
@@ -67,7 +63,8 @@ class PredictStep:
         source = state[self.weights] if self.weights else state
         buffers = {name: lazy_clone(buffer) for name, buffer in {**state["buffers"], **source["buffers"]}.items()}
         key = Key.of(int(state["seed"]), "evaluate", int(state["iter"]))
-        with torch.no_grad(), keyed(key), self.binding({**state["params"], **source["params"]}, buffers, training=False) as model:
+        params = {**state["params"], **source["params"]}
+        with torch.no_grad(), keyed(key), self.binding(params, buffers, training=False) as model:
             return self.forward(model, batch)
 
 
@@ -115,3 +112,7 @@ class ValStep:
     def compute(self, tallies: Tallies) -> dict[str, Tensor]:
         """Compute the scores: name -> scalar tensor."""
         return _metrics.compute(self.metrics, tallies)
+
+    def blank(self) -> dict[str, Tensor]:
+        """Make the scores of a model that was not judged yet: NaN."""
+        return _metrics.blank(self.metrics)

@@ -12,10 +12,10 @@ from typing import Any, Protocol, Self, TypeAlias
 import attrs
 from torch import Tensor
 
-from purerun.data import Position, Session, as_loader
+from purerun.data import Position, Session, Source, as_loader
 from purerun.evaluate import PredictStep, ValStep
 from purerun.state import Draft, State, missing, release
-from purerun.step import Step
+from purerun.step import Step, fit
 
 StepFunction: TypeAlias = Callable[[State, Any], State]
 
@@ -49,6 +49,8 @@ class TrainLoop:
 
     Attributes:
         step: a training step, or any function from state and batch to state.
+        steps: the steps that a function is made of, for their slots' sake: they are checked at the
+            start and finished at the end, as a step that stands alone is.
         epochs: stop when so many epochs are finished.
         iters: stop when so many iterations are.
         hooks: functions of states, run in this order after the iterations at which they are due.
@@ -64,6 +66,7 @@ class TrainLoop:
     """
 
     step: Step | StepFunction
+    steps: tuple[Step, ...] = attrs.field(default=(), kw_only=True, converter=tuple)
     epochs: int | None = attrs.field(default=None, kw_only=True)
     iters: int | None = attrs.field(default=None, kw_only=True)
     hooks: tuple[Hook, ...] = attrs.field(default=(), kw_only=True, converter=tuple)
@@ -71,7 +74,8 @@ class TrainLoop:
 
     def __attrs_post_init__(self) -> None:
         if (self.epochs is None) == (self.iters is None):
-            raise ValueError("expected a loop with either epochs=... or iters=..., got " + ("neither" if self.iters is None else "both"))
+            got = "neither" if self.iters is None else "both"
+            raise ValueError(f"expected a loop with either epochs=... or iters=..., got {got}")
         if (limit := self.epochs if self.iters is None else self.iters) < 0:  # type: ignore[operator]
             raise ValueError(f"expected epochs or iters of at least 0, got {limit}")
 
@@ -85,50 +89,44 @@ class TrainLoop:
         """
         source = as_loader(loader)
         hooks = tuple(hook.within(self.epochs, self.iters) for hook in self.hooks)
-        state = self._begun(state, hooks, source.slots())
-        with source.open(int(state["seed"])) as session:
-            yield from self._iterations(state, hooks, session)
+        if self._steps():
+            state = fit(state, *self._steps())
+        for slots in (source.slots(), *(hook.slots(state) for hook in hooks)):
+            state = state.replace(missing(slots, state))
+        # Handed over, not kept in this frame: the first state would live as long as the loop.
+        return self._run(state, hooks, source)
 
-    def ended(self, epoch: int, iter: int) -> bool:
-        """Say whether a run with these counters is over."""
-        return epoch >= self.epochs if self.epochs is not None else iter >= self.iters  # type: ignore[operator]
+    def _steps(self) -> tuple[Step, ...]:
+        return (self.step,) if isinstance(self.step, Step) else self.steps
 
-    def _begun(self, state: State, hooks: tuple[Hook, ...], slots: Draft) -> State:
-        """Make a given state one that this loop can go on from: all slots, and the start of the hooks."""
-        if isinstance(self.step, Step):
-            state = self.step.fit(state)
-        for fresh in (slots, *(hook.slots(state) for hook in hooks)):
-            state = state.replace(missing(fresh, state))
+    def _run(self, state: State, hooks: tuple[Hook, ...], source: Source) -> Iterator[State]:
         if not int(state["iter"]):
             for hook in hooks:
                 state = hook.start(state)
-        return state
-
-    def _iterations(self, state: State, hooks: tuple[Hook, ...], session: Session) -> Iterator[State]:
-        epoch, cursor = int(state["epoch"]), int(state["cursor"])
-        ours = False
-        while not self.ended(epoch, int(state["iter"])):
-            fruitless = not cursor
-            stream = state["stream"] if "stream" in state.names() else None
-            for batch, position in session.read(epoch, cursor, stream):
+        if self._ended(state):
+            return
+        with source.open(int(state["seed"])) as session:
+            ours = False
+            for batch, position in _batches(session, state):
                 state = self._advanced(state, batch, position, lease=ours and self.lease)
-                epoch, cursor = position.epoch, position.cursor
-                last = self.ended(epoch, int(state["iter"]))
-                if last and isinstance(self.step, Step):
-                    state = self.step.finish(state)
+                last = self._ended(state)
+                if last:
+                    for step in self._steps():
+                        state = step.finish(state)
                 for hook in hooks:
                     if hook.due(state):
                         state = hook(state)
                 del batch
-                ours, fruitless = True, False
                 yield state
                 if last:
                     return
-            if fruitless:
-                raise EmptyLoader("expected a loader with at least one batch an epoch, got none; is the data set smaller than a batch with drop_last=True?")
-            if cursor:
-                # The rest of the epoch was shorter than a batch and is dropped.
-                epoch, cursor = epoch + 1, 0
+                # The state that the loop was given is its caller's; those that it makes are its own.
+                ours = True
+
+    def _ended(self, state: State) -> bool:
+        if self.iters is not None:
+            return int(state["iter"]) >= self.iters
+        return int(state["epoch"]) >= self.epochs  # type: ignore[operator]
 
     def _advanced(self, state: State, batch: Any, position: Position, *, lease: bool) -> State:
         if isinstance(self.step, Step):
@@ -137,6 +135,23 @@ class TrainLoop:
         if lease:
             release(state)
         return after
+
+
+def _batches(session: Session, state: State) -> Iterator[tuple[Any, Position]]:
+    """Read on and on from where a state stands: one epoch after the other."""
+    place = Position(int(state["epoch"]), int(state["cursor"]), state["stream"] if "stream" in state.names() else None)
+    del state
+    while True:
+        position = None
+        for batch, position in session.read(*place):
+            yield batch, position
+            del batch
+        if position is None and not place.cursor:
+            raise EmptyLoader(
+                "expected a loader with at least one batch an epoch, got none; "
+                "is the data set smaller than a batch with drop_last=True?"
+            )
+        place = Position(place.epoch + 1, 0, position.stream if position else place.stream)
 
 
 @attrs.frozen

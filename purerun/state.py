@@ -8,7 +8,7 @@ owns and may write into, and `seal` makes the draft a value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from typing import Any, NoReturn, Self, TypeAlias
 
 import torch
@@ -33,6 +33,53 @@ class StaleState(StateError):
     """A leased state was used after its loop had moved on."""
 
 
+class _Contents(Mapping[str, Any]):
+    """What a sealed container holds: a mapping that notes whether anybody has looked.
+
+    Not a dict, so that no C code can read it past these methods.
+    """
+
+    __slots__ = ("seen", "tree")
+
+    def __init__(self, tree: dict[str, Any]) -> None:
+        self.tree = tree
+        self.seen = False
+
+    def __getitem__(self, name: str) -> Any:
+        self.seen = True
+        return self.tree[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self.seen = True
+        return iter(self.tree)
+
+    def __len__(self) -> int:
+        return len(self.tree)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tree
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.seen = True
+        return self.tree.get(name, default)
+
+    def keys(self) -> KeysView[str]:
+        self.seen = True
+        return self.tree.keys()
+
+    def values(self) -> ValuesView[Any]:
+        self.seen = True
+        return self.tree.values()
+
+    def items(self) -> ItemsView[str, Any]:
+        self.seen = True
+        return self.tree.items()
+
+    def copy(self) -> dict[str, Any]:
+        self.seen = True
+        return self.tree.copy()
+
+
 class _Gone(Mapping[str, Any]):
     """What an emptied container holds: a mapping in which every look-up raises."""
 
@@ -42,6 +89,7 @@ class _Gone(Mapping[str, Any]):
             "before the next one is taken, or ask the loop for values with lease=False"
         )
 
+    tree = property(_raise)
     __getitem__ = __iter__ = __len__ = __contains__ = _raise
     keys = values = items = get = copy = update = pop = __setitem__ = __delitem__ = _raise
 
@@ -77,11 +125,8 @@ make sure the key is present.
         Raises:
             StateError: a leaf was given for a sub-tree, or the other way round.
         """
-        draft = unseal(self)
-        draft[REPORT] = _plain(self._tensordict[REPORT]) if REPORT in self._tensordict else {}
+        draft = _plain(self)
         _merge(draft, {**(changes or {}), **named}, ())
-        if not draft[REPORT] and REPORT not in self._tensordict:
-            del draft[REPORT]
         return seal(draft)  # type: ignore[return-value]
 
     def without(self, *names: str) -> Self:
@@ -98,7 +143,10 @@ make sure the key is present.
 
     def names(self) -> tuple[str, ...]:  # type: ignore[override]
         """List the top-level entries."""
-        return tuple(self._tensordict)
+        return tuple(_tree(self))
+
+    def __copy__(self) -> Self:
+        return self.hold()
 
     def unlock_(self) -> NoReturn:  # type: ignore[override]
         """Refuse: a state is a value."""
@@ -123,13 +171,13 @@ def lazy_clone(tensor: Tensor) -> Tensor:
         return tensor.clone()
 
 
-def unseal(state: State, *, replaced: frozenset[str] = frozenset()) -> Draft:
+def unseal(state: State, *, lease: bool = False) -> Draft:
     """Open a state as a draft: lazy clones in plain dicts, without the last report.
 
     Args:
         state: what to open; it stays as it is.
-        replaced: top-level leaves that the caller promises to replace and not to write into;
-            they are handed out as they are.
+        lease: the caller will `release` the state before it writes into anything but
+            buffers.  Containers that nobody has looked into are then handed out as they are.
 
     >>> state = seal({"params": {"w": torch.zeros(2)}})
     >>> draft = unseal(state)
@@ -137,10 +185,12 @@ def unseal(state: State, *, replaced: frozenset[str] = frozenset()) -> Draft:
     >>> state["params"]["w"].tolist()
     [0.0, 0.0]
     """
+    take = _moved if lease else _plain
     draft: Draft = {}
-    for name, value in state._tensordict.items():
+    for name, value in _tree(state).items():
         if name != REPORT:
-            draft[name] = value if name in replaced else _plain(value)
+            # The forward pass writes into buffers, and may fail after it has.
+            draft[name] = _plain(value) if name == "buffers" else take(value)
     draft[REPORT] = {}
     return draft
 
@@ -154,7 +204,9 @@ def seal(draft: Draft) -> State:
     # reference to the parent in each sub-tree, together at five times the price.  What that
     # lock would guard against, `unlock_` refuses.
     state = object.__new__(State)
-    state.__dict__.update(_tensordict=draft, _batch_size=_NO_BATCH, _device=None, _td_dim_names=None, _is_locked=True)
+    state.__dict__.update(
+        _tensordict=_Contents(draft), _batch_size=_NO_BATCH, _device=None, _td_dim_names=None, _is_locked=True
+    )
     return state
 
 
@@ -164,13 +216,9 @@ def release(state: State) -> None:
     A tensor that somebody took out of it stays right: its memory is copy-on-write.
     Any further use of the state raises `StaleState`.
     """
-    _empty(state)
-
-
-def _empty(state: State) -> None:
-    for value in state._tensordict.values():
+    for value in _tree(state).values():
         if type(value) is State:
-            _empty(value)
+            release(value)
     state.__dict__["_tensordict"] = _GONE
 
 
@@ -183,6 +231,7 @@ def leaves(state: Mapping[str, Any] | State, *, report: bool = False) -> Iterato
     >>> [path for path, _ in leaves(state)]
     [('iter',), ('params', 'a'), ('params', 'b')]
     """
+    # Seen, unlike in `_tree`: the caller may keep the tensors.
     tree = state._tensordict if isinstance(state, State) else state
     for name in sorted(tree):
         if name == REPORT and not report:
@@ -200,7 +249,7 @@ def missing(slots: Draft, state: State) -> Draft:
     >>> missing({"a": torch.zeros(1), "scores": {"x": torch.zeros(1)}}, seal({"a": torch.ones(1), "scores": {}}))
     {'scores': {'x': tensor([0.])}}
     """
-    have = state._tensordict
+    have = _tree(state)
     chosen = {
         name: missing(value, have[name]) if isinstance(value, dict) and name in have else value
         for name, value in slots.items()
@@ -209,16 +258,32 @@ def missing(slots: Draft, state: State) -> Draft:
     return {name: value for name, value in chosen.items() if not isinstance(value, dict) or value or name not in have}
 
 
+def _tree(state: State) -> Mapping[str, Any]:
+    """Look into a container without being seen."""
+    contents = state._tensordict
+    return contents if type(contents) is dict else contents.tree
+
+
 def _plain(value: Any) -> Any:
     # By exact type: isinstance() would ask Tensor's metaclass, and this is the hot path.
     if type(value) is not State:
         return lazy_clone(value)
-    tree = value._tensordict
+    tree = _tree(value)
     try:
         # One `try` for a whole container, for the same reason.
         return {name: _clone(inner) if type(inner) is Tensor else _plain(inner) for name, inner in tree.items()}
     except RuntimeError:
         return {name: lazy_clone(inner) if isinstance(inner, Tensor) else _plain(inner) for name, inner in tree.items()}
+
+
+def _moved(value: Any) -> Any:
+    """Take the contents of containers that nobody has looked into; clone the others."""
+    if type(value) is not State:
+        return lazy_clone(value)
+    contents = value._tensordict
+    if type(contents) is not _Contents or contents.seen:
+        return _plain(value)
+    return {name: inner if type(inner) is Tensor else _moved(inner) for name, inner in contents.tree.items()}
 
 
 def _merge(draft: Draft, changes: Mapping[str, Any], path: tuple[str, ...]) -> None:

@@ -110,11 +110,12 @@ class Step(ABC):
             lease: empty `state` once the gradients are in hand, so that the update need
                 not copy.  Until then, and so after any error, the state is whole.
         """
-        draft = unseal(state) if position is None else unseal(state, replaced=_COUNTERS)
+        draft = unseal(state, lease=lease)
         try:
             grads = self.read(draft, batch)
         except Exception as error:
-            raise self._explained(error, state, batch) from error
+            _explain(error, self, state, batch)
+            raise
         self.vet(grads)
         if lease:
             release(state)
@@ -151,30 +152,7 @@ class Step(ABC):
         for path, leaf in leaves(fresh):
             usable = path[0] != "fingerprint" and _alike(leaf, old.get(path))
             _put(kept, path, old[path] if usable else leaf)
-        others = {name: state[name] for name in state.names() if name not in fresh.names() and name != "metrics"}
-        return fresh.replace(kept).replace(others)
-
-    def fit(self, state: State) -> State:
-        """Check that a state has this step's slots, and note when another step made it.
-
-        Raises:
-            StateError: a slot is missing or has another shape; `adopt` is the remedy.
-        """
-        have = {path: leaf for path, leaf in leaves(state)}
-        for path, leaf in leaves(self.init(int(state["seed"]))):
-            if not _alike(leaf, have.get(path)):
-                raise StateError(
-                    f"expected a state with {_say(path, leaf)}, got {_say(path, have.get(path))}; "
-                    "if another step made it on purpose, use `state = step.adopt(state)`"
-                )
-        mark = self.fingerprint()
-        if torch.equal(mark, state["fingerprint"]):
-            return state
-        warnings.warn(
-            StepChanged("this state was made by another step:\n" + program.difference(state["fingerprint"], self.text())),
-            stacklevel=3,
-        )
-        return state.replace(fingerprint=mark)
+        return fresh.replace(kept).replace(scores=state["scores"])
 
     # ------------------------------------------------------------------ inside
     def _write(self, draft: Draft, grads: Grads) -> None:
@@ -182,16 +160,6 @@ class Step(ABC):
         self.write(draft, grads)
         draft["metrics"].update(grads.metrics)
         draft["iter"] = _count(int(draft["iter"]) + 1)
-
-    def _explained(self, error: Exception, state: State, batch: Any) -> Exception:
-        """Say what the batch and the state were when a read failed."""
-        if isinstance(error, KeyError):
-            self.fit(state)
-            wanted = error.args[0] if error.args else None
-            if isinstance(batch, Mapping) and wanted not in batch:
-                return BatchError(f"expected a batch with the key {wanted!r}, got {_batch.describe(batch)}")
-        error.add_note(f"in iteration {int(state['iter'])}, on a batch of {_batch.describe(batch)}")
-        return error
 
 
 def init(seed: int, *steps: Step) -> State:
@@ -203,8 +171,57 @@ def init(seed: int, *steps: Step) -> State:
     union: Draft = {}
     for step in steps:
         _join(union, step.draft(seed), ())
-    union["fingerprint"] = program.fingerprint("\n".join(step.text() for step in steps))
+    union["fingerprint"] = program.fingerprint(_text(steps))
     return seal(union)
+
+
+def fit(state: State, *steps: Step) -> State:
+    """Make a state one that these steps can go on from, and say so when others made it.
+
+    Raises:
+        StateError: a slot is missing or has another shape; `step.adopt` is the remedy.
+    """
+    text = _text(steps)
+    mark = program.fingerprint(text)
+    if "fingerprint" in state.names() and torch.equal(mark, state["fingerprint"]):
+        return state
+    _check(state, *steps)
+    what = program.difference(state["fingerprint"], text)
+    warnings.warn(StepChanged("this state was made by another step:\n" + what), stacklevel=4)
+    return state.replace(fingerprint=mark)
+
+
+def _check(state: State, *steps: Step) -> None:
+    have = dict(leaves(state))
+    if ("seed",) not in have:
+        raise StateError(f"expected a state made by step.init(seed), got one with the entries {list(state.names())}")
+    for path, leaf in leaves(init(int(state["seed"]), *steps)):
+        if not _alike(leaf, have.get(path)):
+            raise StateError(
+                f"expected a state with {_say(path, leaf)}, got {_say(path, have.get(path))}; "
+                "if another step made it on purpose, use `state = step.adopt(state)`"
+            )
+
+
+def _text(steps: tuple[Step, ...]) -> str:
+    return "\n".join(step.text() for step in steps)
+
+
+def _explain(error: Exception, step: Step, state: State, batch: Any) -> None:
+    """Say what the batch and the state were when a read failed.
+
+    Raises:
+        StateError: the cause is a state without the step's slots.
+        BatchError: the cause is a batch without the key that the loss asked for.
+    """
+    if isinstance(error, KeyError):
+        _check(state, step)
+        wanted = error.args[0] if error.args else None
+        if isinstance(batch, Mapping) and wanted not in batch:
+            raise BatchError(
+                f"expected a batch with the key {wanted!r}, which the loss asks for, got {_batch.describe(batch)}"
+            ) from error
+    error.add_note(f"in iteration {int(state['iter'])}, on a batch of {_batch.describe(batch)}")
 
 
 def refuse_nonfinite(grads: Grads) -> None:
@@ -221,9 +238,6 @@ def refuse_nonfinite(grads: Grads) -> None:
         f"expected a finite loss, got {bad}; nothing was written. "
         "Lower the learning rate, clip the gradients, look at this batch, or allow it with nonfinite='allow'"
     )
-
-
-_COUNTERS = frozenset({"iter", "epoch", "cursor"})
 
 
 def _count(value: int) -> Tensor:

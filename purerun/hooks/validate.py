@@ -45,8 +45,7 @@ class Validate(Hook):
 
     def slots(self, state: State) -> Draft:
         """Make the scores, as NaN until the first validation."""
-        names = self.loop.step.names()
-        return {"scores": {self.prefix + name: torch.tensor(float("nan"), dtype=torch.float64) for name in names}}
+        return {"scores": {self.prefix + name: score for name, score in self.loop.step.blank().items()}}
 
     def start(self, state: State) -> State:
         """Validate before training, if asked for."""
@@ -55,4 +54,6 @@ class Validate(Hook):
     def __call__(self, state: State) -> State:
         """Make the state with new scores."""
         scores = self.loop(state, self.loader)
-        return state.replace(scores={self.prefix + name: score.to("cpu", torch.float64) for name, score in scores.items()})
+        return state.replace(
+            scores={self.prefix + name: score.to("cpu", torch.float64) for name, score in scores.items()}
+        )

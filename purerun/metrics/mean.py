@@ -6,7 +6,7 @@ and in how two stretches join: sums add up, the newest replaces.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import attrs
@@ -16,7 +16,7 @@ from torch import Tensor
 from purerun import batch as _batch
 from purerun import program
 from purerun.grad import Loss as WeightedLoss
-from purerun.metrics.metric import Metric, Tally, added
+from purerun.metrics.metric import Metric, Tally, added, fold
 
 Measure: TypeAlias = Callable[[Any, Any], Any]
 """A function of output and batch that returns a tensor, a number or a `pr.Loss`."""
@@ -141,16 +141,13 @@ class Last(Metric):
         """Take the later one, if it has seen anything."""
         return {name: torch.where(b["weight"] != 0, b[name], a[name]) for name in a}
 
-    def reduce(self, tallies: list[Tally]) -> Tally:
+    def reduce(self, tallies: Sequence[Tally]) -> Tally:
         """Average over the processes."""
-        return _SUM.reduce(tallies)
+        return fold(added, tallies)
 
     def compute(self, tally: Tally) -> Tensor:
         """Divide sum by weight: NaN for no sample."""
         return tally["sum"] / tally["weight"]
-
-
-_SUM = Mean()
 
 
 def _nothing(device: torch.device | str) -> Tally:
@@ -161,37 +158,38 @@ def _quantity(of: Measure | str | int, output: Any, batch: Any) -> Any:
     return of(output, batch) if callable(of) else _batch.entry(output, of)
 
 
-def _measured(value: Any, weight: Measure | None, output: Any, batch: Any, tally: Tally) -> Tally:
+def _measured(value: Any, weight: Measure | None, output: Any, batch: Any, like: Tally) -> Tally:
     """Make the tally of one batch's quantity."""
+    device = like["sum"].device
     if isinstance(value, WeightedLoss):
-        total, count = value.sum, value.weight
-    else:
-        if not isinstance(value, Tensor | int | float):
-            raise TypeError(
-                f"expected a tensor or a number to average, got {type(value).__name__} from the output "
-                f"{_batch.describe(output)}; give `of` a function of output and batch that returns one"
-            )
-        value = _wide(value, tally)
-        if weight is not None:
-            scale = _matching(_wide(weight(output, batch), tally), value)
-            total, count = (value * scale).sum(), scale.sum()
-        elif value.numel() == 1:
-            count = _batch.size(batch if batch is not None else output)
-            total = value.reshape(()) * count
-        else:
-            total, count = value.sum(), value.numel()
-    return {"sum": _wide(total, tally).reshape(()), "weight": _wide(count, tally).reshape(())}
+        return {"sum": _wide(value.sum, device).reshape(()), "weight": _wide(value.weight, device).reshape(())}
+    if not isinstance(value, Tensor | int | float):
+        raise TypeError(
+            f"expected a tensor or a number to average, got {type(value).__name__} from the output "
+            f"{_batch.describe(output)}; name one of its entries, or give a function of output and batch"
+        )
+    quantity = _wide(value, device)
+    scale = _scale(quantity, None if weight is None else _wide(weight(output, batch), device), batch)
+    # A mean over nothing is NaN, and would stay so beside a weight of 0.
+    return {"sum": torch.where(scale != 0, quantity * scale, 0.0).sum(), "weight": scale.sum()}
 
 
-def _wide(value: Tensor | float, tally: Tally) -> Tensor:
-    return torch.as_tensor(value, device=tally["sum"].device).detach().to(torch.float64)
+def _wide(value: Tensor | float, device: torch.device) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach().to(device, torch.float64)
+    # A fill, where torch.tensor would wait for the device.
+    return torch.full((), value, dtype=torch.float64, device=device)
 
 
-def _matching(scale: Tensor, value: Tensor) -> Tensor:
-    if scale.numel() == 1:
-        return scale.reshape(()).expand(value.shape) / max(value.numel(), 1)
-    if scale.shape == value.shape:
-        return scale
+def _scale(quantity: Tensor, weight: Tensor | None, batch: Any) -> Tensor:
+    """Say how much each element counts: float64, the quantity's shape."""
+    if weight is None:
+        return torch.full_like(quantity, _batch.size(batch) if quantity.numel() == 1 else 1.0)
+    if weight.numel() == 1:
+        return weight.reshape(()).expand(quantity.shape) / max(quantity.numel(), 1)
+    if weight.shape == quantity.shape:
+        return weight
     raise ValueError(
-        f"expected one weight, or one for each of the {list(value.shape)} elements, got shape {list(scale.shape)}"
+        f"expected one weight, or one for each element of {list(quantity.shape)}, got {list(weight.shape)}; "
+        "let the weight have the quantity's shape"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import attrs
@@ -63,9 +63,7 @@ class Metric(ABC):
 
     def reduce(self, tallies: Sequence[Tally]) -> Tally:
         """Join the tallies of several processes, in their order."""
-        if not tallies:
-            raise ValueError("expected the tallies of at least one process, got none; give init() for one that saw no batch")
-        return functools.reduce(self.merge, tallies)
+        return fold(self.merge, tallies)
 
     def blank(self) -> Tensor | dict[str, Tensor]:
         """Make the score of a metric that has not been asked yet: NaN, in the shapes of `compute`."""
@@ -80,6 +78,17 @@ def unknown(score: Tensor) -> Tensor:
     tensor([nan, nan], dtype=torch.float64)
     """
     return torch.full_like(score, float("nan"), dtype=torch.float64)
+
+
+def fold(join: Callable[[Tally, Tally], Tally], tallies: Sequence[Tally]) -> Tally:
+    """Join tallies from left to right.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not tallies:
+        raise ValueError("expected the tally of at least one process, got none; a process without batches has init()")
+    return functools.reduce(join, tallies)
 
 
 def added(a: Tally, b: Tally) -> Tally:
