@@ -167,6 +167,9 @@ class ValLoop:
     ['accuracy']
     """
 
+    # Its other name begins with "Test": pytest would take it for a test class.
+    __test__ = False
+
     step: ValStep
 
     def __call__(self, state: State, loader: Any) -> dict[str, Tensor]:

@@ -1,0 +1,23 @@
+"""What can be wrong with a recipe, said in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class RecipeError(ValueError):
+    """A recipe, its file, or a change asked of it is not right; the message says where and what to do."""
+
+
+def meant(name: str, names: Iterable[str]) -> str:
+    """Say which names somebody may have meant, for the end of a message.
+
+    >>> meant("momentun", ["lr", "momentum"]), meant("x", ["lr", "momentum"]), meant("x", [])
+    ("; did you mean 'momentum'?", '; it has lr, momentum', '')
+    """
+    names = list(names)
+    near = get_close_matches(name, names, n=3)
+    if near:
+        return f"; did you mean {' or '.join(map(repr, near))}?"
+    return f"; it has {', '.join(names)}" if names else ""
