@@ -16,20 +16,42 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from purerun import checkpoint, data, hooks, metrics, optim, random, schedule, sinks, testing
-    from purerun.checkpoint import load, save
-    from purerun.data import Loader
-    from purerun.identity import diff, digest
-    from purerun.evaluate import PredictStep, ValStep
-    from purerun.grad import Grads, Loss
-    from purerun.loop import PredictLoop, TestLoop, TrainLoop, ValLoop
-    from purerun.random import Key
-    from purerun.recipe import Module, Recipe
-    from purerun.sinks import watch
-    from purerun.state import StaleState, State, StateError
-    from purerun.step import Step, init
-    from purerun.train import TrainStep
-    from purerun.wrappers import EMA, Accumulate, Wrapper, wrap
+    from purerun import checkpoint as checkpoint
+    from purerun import data as data
+    from purerun import hooks as hooks
+    from purerun import metrics as metrics
+    from purerun import optim as optim
+    from purerun import random as random
+    from purerun import schedule as schedule
+    from purerun import sinks as sinks
+    from purerun import testing as testing
+    from purerun.checkpoint import load as load
+    from purerun.checkpoint import save as save
+    from purerun.data import Loader as Loader
+    from purerun.evaluate import PredictStep as PredictStep
+    from purerun.evaluate import ValStep as ValStep
+    from purerun.grad import Grads as Grads
+    from purerun.grad import Loss as Loss
+    from purerun.identity import diff as diff
+    from purerun.identity import digest as digest
+    from purerun.loop import PredictLoop as PredictLoop
+    from purerun.loop import TestLoop as TestLoop
+    from purerun.loop import TrainLoop as TrainLoop
+    from purerun.loop import ValLoop as ValLoop
+    from purerun.random import Key as Key
+    from purerun.recipe import Module as Module
+    from purerun.recipe import Recipe as Recipe
+    from purerun.sinks import watch as watch
+    from purerun.state import StaleState as StaleState
+    from purerun.state import State as State
+    from purerun.state import StateError as StateError
+    from purerun.step import Step as Step
+    from purerun.step import init as init
+    from purerun.train import TrainStep as TrainStep
+    from purerun.wrappers import EMA as EMA
+    from purerun.wrappers import Accumulate as Accumulate
+    from purerun.wrappers import Wrapper as Wrapper
+    from purerun.wrappers import wrap as wrap
 
 __version__ = "0.1.0"
 

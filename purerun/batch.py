@@ -103,5 +103,5 @@ def describe(batch: Any) -> str:
         return "{" + ", ".join(f"{key}: {describe(value)}" for key, value in batch.items()) + "}"
     if isinstance(batch, list | tuple):
         inner = ", ".join(describe(value) for value in batch[:4]) + (", ..." if len(batch) > 4 else "")
-        return f"({inner})"
+        return f"({inner},)" if len(batch) == 1 else f"({inner})"
     return type(batch).__name__

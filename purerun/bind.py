@@ -8,12 +8,17 @@ A module is left as it was: weights, buffers, training flags and plain attribute
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-Slot = tuple[dict[str, Any], str]
+Slot: TypeAlias = tuple[dict[str, Any], str]
+"""A place where a module keeps a tensor: the dict, and the key in it."""
+
+Flags: TypeAlias = list[tuple[dict[str, Any], bool]]
+"""The attributes of each inner module, and whether it is to be in training mode."""
 
 
 class ModelError(ValueError):
@@ -40,7 +45,7 @@ class Binding:
         self.buffers = dict(module.named_buffers())
         self._params = _slots(module, "_parameters", self.params)
         self._buffers = _slots(module, "_buffers", self.buffers)
-        self._modes = {training: _modes(module, training) for training in (True, False)}
+        self._modes = {training: _modes(module, training=training) for training in (True, False)}
         self._watch = True
 
     def __call__(self, params: Mapping[str, Tensor], buffers: dict[str, Tensor], *, training: bool) -> _Bound:
@@ -53,7 +58,7 @@ class Binding:
                 so that a rebound buffer comes out as well.
             training: run in training or in evaluation mode.
         """
-        return _Bound(self, params, buffers, training)
+        return _Bound(self, params, buffers, self._modes[training])
 
 
 class _Bound:
@@ -61,9 +66,10 @@ class _Bound:
 
     __slots__ = ("_attributes", "_binding", "_buffers", "_flags", "_params", "_saved")
 
-    def __init__(self, binding: Binding, params: Mapping[str, Tensor], buffers: dict[str, Tensor], training: bool):
-        self._binding, self._params, self._buffers = binding, params, buffers
-        self._flags = binding._modes[training]
+    def __init__(
+        self, binding: Binding, params: Mapping[str, Tensor], buffers: dict[str, Tensor], flags: Flags
+    ) -> None:
+        self._binding, self._params, self._buffers, self._flags = binding, params, buffers, flags
 
     def __enter__(self) -> nn.Module:
         binding = self._binding
@@ -106,7 +112,7 @@ def _slots(module: nn.Module, kind: str, names: Mapping[str, Tensor]) -> list[tu
     ]
 
 
-def _modes(module: nn.Module, training: bool) -> list[tuple[dict[str, Any], bool]]:
+def _modes(module: nn.Module, *, training: bool) -> Flags:
     """Learn the training flags from the module's own `train()`, which may keep parts frozen."""
     before = [(inner, inner.training) for inner in module.modules()]
     try:
@@ -179,7 +185,7 @@ def _refuse(module: nn.Module) -> None:
             where = f"the model's part `{path}`" if path else "the model"
             raise ModelError(f"expected a plain nn.Module, but {where} is a {type(inner).__name__}: {remedy}")
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if is_lazy(tensor):
             raise ModelError(
                 f"expected initialised tensors, but `{name}` has no shape yet; "
                 "run the model once on a batch before making a step of it"

@@ -18,6 +18,7 @@ from purerun.metrics import Metric, Tallies
 from purerun.random import Key, keyed
 from purerun.state import State, lazy_clone
 
+
 def first_entry(model: nn.Module, batch: Any) -> Any:
     """Call the model on the first entry of a batch."""
     return model(_batch.entry(batch, 0))

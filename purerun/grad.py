@@ -88,13 +88,15 @@ def compute(
             carry `requires_grad` while this runs, and not after).
         buffers: all buffers by name; owned by the caller, and written into by the forward.
         trained: the names to differentiate by.
-        unused: what to do about a trained parameter that the loss does not depend on.
+        unused: what to do about a trained parameter that the loss does not depend on; the engine
+            func cannot tell, and takes its gradient as zero.
 
     Raises:
         LossError: the loss is not a scalar, or some trained parameter does not reach it.
     """
-    run = _autograd if engine == "autograd" else _func
-    return run(binding, loss, batch, params, buffers, trained, unused)
+    if engine == "func":
+        return _func(binding, loss, batch, params, buffers, trained)
+    return _autograd(binding, loss, batch, params, buffers, trained, unused)
 
 
 def _autograd(
@@ -131,7 +133,6 @@ def _func(
     params: Mapping[str, Tensor],
     buffers: dict[str, Tensor],
     trained: tuple[str, ...],
-    unused: str,
 ) -> Grads:
     def total_of(chosen: dict[str, Tensor]) -> tuple[Tensor, Any]:
         # Cloned inside: a transform does not allow writes into what it captured.
@@ -155,7 +156,7 @@ def reduce(output: Any, batch: Any) -> tuple[Tensor, float | Tensor, Mapping[str
 
     >>> a, b = torch.ones((), requires_grad=True), torch.tensor(0.5)
     >>> total, weight, terms = reduce({"ce": a, "accuracy": b}, torch.zeros(4, 2))
-    >>> float(total), weight, sorted(terms)
+    >>> total.item(), weight, sorted(terms)
     (1.0, 4, ['accuracy', 'ce'])
 
     Raises:
@@ -213,9 +214,8 @@ def _fill(
     if unused == "raise":
         names = ", ".join(f"`{name}`" for name in missing[:8]) + (", ..." if len(missing) > 8 else "")
         raise LossError(
-            f"expected the loss to depend on every trained parameter, but {len(missing)} of {len(trained)} do not reach "
-            f"it: {names}; freeze them with requires_grad_(False), or take their gradient as zero with unused='zero'"
+            f"expected the loss to depend on every trained parameter, but {len(missing)} of {len(trained)} "
+            f"do not reach it: {names}; freeze them with requires_grad_(False), or take their gradient as zero "
+            "with unused='zero'"
         )
-    return tuple(
-        torch.zeros_like(leaf) if grad is None else grad for grad, leaf in zip(grads, leaves, strict=True)
-    )
+    return tuple(torch.zeros_like(leaf) if grad is None else grad for grad, leaf in zip(grads, leaves, strict=True))

@@ -73,7 +73,7 @@ def read_bytes(tensor: Tensor) -> memoryview:
     count = dense.numel() * dense.element_size()
     if not count:
         return memoryview(b"")
-    buffer = (ctypes.c_ubyte * count).from_address(dense.const_data_ptr())
+    buffer = (ctypes.c_ubyte * count).from_address(dense.const_data_ptr())  # pyrefly: ignore[missing-attribute]
     buffer._keeps_alive = dense  # type: ignore[attr-defined]
     return memoryview(buffer).toreadonly()
 

@@ -58,7 +58,7 @@ class TrainLoop:
             `state.hold()`); it saves the memory and the copying of a second state.
 
     >>> import torch, purerun as pr
-    >>> step = pr.TrainStep(torch.nn.Linear(2, 1), lambda model, x: model(x).mean(), pr.optim.SGD(lr=0.1))
+    >>> step = pr.TrainStep(torch.nn.Linear(2, 1), lambda m, batch: m(batch[0]).mean(), pr.optim.SGD(lr=0.1))
     >>> loader = pr.Loader(pr.data.Tensors(torch.ones(10, 2)), batch_size=4)
     >>> loop = TrainLoop(step, epochs=2)
     >>> [(int(s["iter"]), int(s["epoch"]), int(s["cursor"])) for s in loop(step.init(seed=0), loader)]
@@ -76,7 +76,8 @@ class TrainLoop:
         if (self.epochs is None) == (self.iters is None):
             got = "neither" if self.iters is None else "both"
             raise ValueError(f"expected a loop with either epochs=... or iters=..., got {got}")
-        if (limit := self.epochs if self.iters is None else self.iters) < 0:  # type: ignore[operator]
+        limit = self.epochs if self.iters is None else self.iters
+        if limit is not None and limit < 0:
             raise ValueError(f"expected epochs or iters of at least 0, got {limit}")
 
     def __call__(self, state: State, loader: Any) -> Iterator[State]:
@@ -124,9 +125,8 @@ class TrainLoop:
                 ours = True
 
     def _ended(self, state: State) -> bool:
-        if self.iters is not None:
-            return int(state["iter"]) >= self.iters
-        return int(state["epoch"]) >= self.epochs  # type: ignore[operator]
+        counter, limit = ("epoch", self.epochs) if self.iters is None else ("iter", self.iters)
+        return limit is not None and int(state[counter]) >= limit
 
     def _advanced(self, state: State, batch: Any, position: Position, *, lease: bool) -> State:
         if isinstance(self.step, Step):

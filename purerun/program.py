@@ -66,9 +66,9 @@ def fingerprint(text: str) -> Tensor:
 
 
 def difference(old: Tensor, text: str) -> str:
-    """Say in which lines the program with fingerprint `old` differs from a text.
+    r"""Say in which lines the program with fingerprint `old` differs from a text.
 
-    >>> print(difference(fingerprint("lr=1\\nmomentum=0"), "lr=2\\nmomentum=0"))
+    >>> print(difference(fingerprint("lr=1\nmomentum=0"), "lr=2\nmomentum=0"))
     - lr=1
     + lr=2
     """

@@ -9,7 +9,7 @@ owns and may write into, and `seal` makes the draft a value.
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
-from typing import Any, NoReturn, Self, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import torch
 from tensordict import TensorDict
@@ -113,7 +113,7 @@ class State(TensorDict):
 make sure the key is present.
     """
 
-    def replace(self, changes: Mapping[str, Any] | None = None, /, **named: Any) -> Self:  # type: ignore[override]
+    def replace(self, changes: Mapping[str, Any] | None = None, /, **named: Any) -> State:  # type: ignore[override]
         """Make a state in which some entries are others; nested entries are merged by name.
 
         Numbers take the dtype of the leaf that they replace.  A new entry is added.
@@ -127,30 +127,32 @@ make sure the key is present.
         """
         draft = _plain(self)
         _merge(draft, {**(changes or {}), **named}, ())
-        return seal(draft)  # type: ignore[return-value]
+        return seal(draft)
 
-    def without(self, *names: str) -> Self:
+    def without(self, *names: str) -> State:
         """Make a state that lacks some top-level entries.
 
         >>> seal({"iter": torch.tensor(0), "ema": {"w": torch.zeros(1)}}).without("ema").names()
         ('iter',)
         """
-        return seal({name: value for name, value in _plain(self).items() if name not in names})  # type: ignore[return-value]
+        return seal({name: value for name, value in _plain(self).items() if name not in names})
 
-    def hold(self) -> Self:
+    def hold(self) -> State:
         """Make a value of a leased state: it stays whole when the loop moves on."""
-        return seal(_plain(self))  # type: ignore[return-value]
+        return seal(_plain(self))
 
     def names(self) -> tuple[str, ...]:  # type: ignore[override]
         """List the top-level entries."""
         return tuple(_tree(self))
 
-    def __copy__(self) -> Self:
+    def __copy__(self) -> State:
         return self.hold()
 
     def unlock_(self) -> NoReturn:  # type: ignore[override]
         """Refuse: a state is a value."""
-        raise StateError("a State cannot be unlocked, because others may hold it; make the next one: state.replace(...)")
+        raise StateError(
+            "a State cannot be unlocked, because others may hold it; make the next one: state.replace(...)"
+        )
 
 
 def lazy_clone(tensor: Tensor) -> Tensor:
@@ -260,7 +262,7 @@ def missing(slots: Draft, state: State) -> Draft:
 
 def _tree(state: State) -> Mapping[str, Any]:
     """Look into a container without being seen."""
-    contents = state._tensordict
+    contents: Any = state._tensordict
     return contents if type(contents) is dict else contents.tree
 
 

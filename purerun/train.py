@@ -18,7 +18,7 @@ from purerun.grad import Engine, Grads, LossFunction
 from purerun.optim import Bucket, Optimizer, partition
 from purerun.random import Key, keyed
 from purerun.schedule import Affine, Plan, Schedule
-from purerun.state import Draft, StateError
+from purerun.state import Draft
 from purerun.step import Step, refuse_nonfinite
 
 
@@ -88,7 +88,8 @@ class TrainStep(Step):
         chosen = tuple(name for name in free if any(fnmatchcase(name, pattern) for pattern in patterns))
         if not chosen:
             raise ModelError(
-                f"expected parameters to train that match {self.params!r}, got none among {free or 'no free parameter'}; "
+                f"expected parameters to train that match {self.params!r}, got none among "
+                f"{free or 'no free parameter'}; "
                 "change the pattern, or free some with requires_grad_(True)"
             )
         return chosen
@@ -163,9 +164,7 @@ class TrainStep(Step):
         """Say the program of this step."""
         fields = [field for field in attrs.fields(TrainStep) if field.name not in ("model", "nonfinite")]
         lines = [f"{field.name}: {program.describe(getattr(self, field.name))}" for field in fields]
-        return "\n".join(
-            [f"model: {program.describe(self.model)}", *program.shapes(self.binding.params), *lines]
-        )
+        return "\n".join([f"model: {program.describe(self.model)}", *program.shapes(self.binding.params), *lines])
 
     def _buckets(self, draft: Draft) -> list[Bucket]:
         """Read the hyper-parameters in force, and report them."""
@@ -186,9 +185,7 @@ class TrainStep(Step):
             report[f"{self.name}.{name}" if self.name else name] = value
 
 
-def _scheduled(
-    base: Mapping[str, float], mult: Mapping[str, float], maps: Mapping[str, Affine]
-) -> Mapping[str, float]:
+def _scheduled(base: Mapping[str, float], mult: Mapping[str, float], maps: Mapping[str, Affine]) -> Mapping[str, float]:
     """Apply a group's factors to the base values, and the schedules to the result."""
     if not mult and not maps:
         return base

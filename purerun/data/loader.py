@@ -157,11 +157,10 @@ class Loader(Source):
         """
         size = self._size()
         if self.batch_sampler is None:
-            length = self._order().length(size)
             cuts: Epoch = Even(self._order(), seed, epoch, size, self.batch_size or 1, self.drop_last)
         else:
-            batches = self._batches(seed, epoch, size)
-            length, cuts = sum(map(len, batches)), Given(batches)
+            cuts = Given(self._batches(seed, epoch, size))
+        length = cuts.length()
         if epoch < 0 or cursor < 0 or (length is not None and cursor > length):
             raise ValueError(
                 f"expected a position inside of an epoch of {length} samples, got epoch {epoch}, cursor {cursor}; "

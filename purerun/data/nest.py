@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
+from copy import copy
 from typing import Any
 
 import torch
@@ -11,15 +12,15 @@ from torch import Tensor
 from purerun import batch as _batch
 
 
-def mapped(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
-    """Apply a function to every tensor of a batch; the nest keeps its shape.
+def mapped(function: Callable[[Any], Any], batch: Any, *, of: type = Tensor) -> Any:
+    """Apply a function to every tensor of a batch (or everything `of` a type); the nest keeps its shape.
 
     >>> mapped(torch.numel, {"image": torch.zeros(2, 3), "name": "a"})
     {'image': 6, 'name': 'a'}
     """
-    if isinstance(batch, Tensor):
+    if isinstance(batch, of):
         return function(batch)
-    return _rebuilt(batch, lambda inner: mapped(function, inner))
+    return _rebuilt(batch, lambda inner: mapped(function, inner, of=of))
 
 
 def cut(batch: Any, start: int, stop: int) -> Any:
@@ -50,7 +51,7 @@ def replaced(batch: Any, which: str | int, value: Any) -> Any:
     """
     if isinstance(batch, Mapping):
         name = list(batch)[which] if isinstance(which, int) and which not in batch else which
-        return {**batch, name: value}
+        return _updated(batch, {name: value})
     if isinstance(batch, list | tuple):
         return _like(batch, [value if place == which else old for place, old in enumerate(batch)])
     return value
@@ -75,7 +76,7 @@ def _slice(tensor: Tensor, start: int, stop: int, size: int) -> Tensor:
 
 def _rebuilt(batch: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(batch, Mapping):
-        return {name: function(inner) for name, inner in batch.items()}
+        return _updated(batch, {name: function(inner) for name, inner in batch.items()})
     if isinstance(batch, list | tuple):
         return _like(batch, [function(inner) for inner in batch])
     return batch
@@ -84,3 +85,12 @@ def _rebuilt(batch: Any, function: Callable[[Any], Any]) -> Any:
 def _like(batch: Any, values: list[Any]) -> Any:
     named = isinstance(batch, tuple) and hasattr(batch, "_fields")
     return type(batch)(*values) if named else type(batch)(values)
+
+
+def _updated(batch: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
+    """Make a mapping of the same kind with new values."""
+    if type(batch) is dict or not isinstance(batch, MutableMapping):
+        return {**batch, **values}
+    other = copy(batch)
+    other.update(values)
+    return other

@@ -21,9 +21,6 @@ Reader = Callable[[int, int], Tensor]
 # A written-down permutation of this many indices takes 80 MB and 0.7 s.
 _LONG = 10_000_000
 
-# Hashing in pieces of this many positions hides the fixed cost of each torch operation.
-_BLOCK = 8192
-
 
 class Order(ABC):
     """A pure function (seed, epoch, position) -> index.
@@ -87,7 +84,7 @@ class Shuffle(Order):
         """Prepare one epoch: write its permutation down, or only make its key."""
         key = Key.of(seed, "order", epoch)
         if self.method == "feistel" or (self.method == "auto" and size > _LONG):
-            return _InBlocks(partial(_permuted, key, size), size)
+            return partial(_permuted, key, size)
         permutation = torch.randperm(size, generator=key.generator())
         return lambda start, stop: permutation[start:stop]
 
@@ -148,7 +145,7 @@ class Weighted(Order):
             raise ValueError(f"expected one weight for each of {size} samples, got {len(self.weights)} in Weighted")
         key, weights = Key.of(seed, "order", epoch), torch.tensor(self.weights, dtype=torch.float64)
         if self.replacement:
-            return _InBlocks(partial(_drawn, key, weights.cumsum(0)), self.length(size))
+            return partial(_drawn, key, weights.cumsum(0))
         times = -torch.log1p(-_unit(key, 0, size)) / weights
         drawn = torch.argsort(times, stable=True)[: self.length(size)]
         return lambda start, stop: drawn[start:stop]
@@ -188,20 +185,6 @@ class Infinite(Order):
         if not length:
             raise ValueError(f"expected an inner order with an end, got {self.inner!r} of length {length}")
         return _Laps(lambda lap: self.inner.reader(seed, epoch + lap, size), length)
-
-
-class _InBlocks:
-    """A reader that computes many positions at once and hands them out piece by piece."""
-
-    def __init__(self, compute: Reader, length: int) -> None:
-        self._compute, self._length = compute, length
-        self._start, self._block = 0, torch.empty(0, dtype=torch.int64)
-
-    def __call__(self, start: int, stop: int) -> Tensor:
-        if start < self._start or stop > self._start + len(self._block):
-            self._start = start
-            self._block = self._compute(start, max(stop, min(start + _BLOCK, self._length)))
-        return self._block[start - self._start : stop - self._start]
 
 
 class _Laps:

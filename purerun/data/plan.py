@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from purerun.data.order import Order, Reader
 from purerun.data.place import Position, share
 
+_BLOCK = 8192
+
 
 class Task(NamedTuple):
     """One batch to make.
@@ -41,6 +43,10 @@ class Epoch(ABC):
         """Say where the batch that begins at a position ends; None where none begins."""
 
     @abstractmethod
+    def length(self) -> int | None:
+        """Count its positions; None when it never ends."""
+
+    @abstractmethod
     def reader(self) -> Reader:
         """Prepare to look indices up."""
 
@@ -58,10 +64,14 @@ class Even(Epoch):
 
     def stop(self, start: int) -> int | None:
         """Say where the batch that begins at a position ends; None where none begins."""
-        length, full = self.order.length(self.size), start + self.batch_size
+        length, full = self.length(), start + self.batch_size
         if length is None or full <= length:
             return full
         return None if self.drop_last or start >= length else length
+
+    def length(self) -> int | None:
+        """Count its positions; None when it never ends."""
+        return self.order.length(self.size)
 
     def reader(self) -> Reader:
         """Prepare to look indices up."""
@@ -78,6 +88,10 @@ class Given(Epoch):
     def stop(self, start: int) -> int | None:
         """Say where the batch that begins at a position ends; None where none begins."""
         return self._bounds.stop(start)
+
+    def length(self) -> int:
+        """Count its positions."""
+        return self._bounds.ends[-1] if self._bounds.ends else 0
 
     def reader(self) -> Reader:
         """Prepare to look indices up."""
@@ -111,12 +125,26 @@ def leads_to(cuts: Epoch | Bounds, epoch: int, cursor: int) -> Position | None:
 
 def tasks(cuts: Epoch, epoch: int, cursor: int, shard: int, shards: int) -> Iterator[tuple[Task, Position]]:
     """Plan what is left of an epoch: the tasks of one shard, and the global position after each."""
-    read = cuts.reader()
+    read = _Blocks(cuts)
     start, stop = cursor, cuts.stop(cursor)
     while stop is not None:
         following = cuts.stop(stop)
         low, high = share(start, stop, shard, shards)
         first, last = (start, start + 1) if low == high else (low, high)
-        task = Task(epoch, first, read(first, last).numpy(), low == high)
+        task = Task(epoch, first, read(first, last), low == high)
         yield task, Position(epoch + 1, 0) if following is None else Position(epoch, stop)
         start, stop = stop, following
+
+
+class _Blocks:
+    """Reads an epoch's indices many at once, which hides the fixed cost of torch's operations."""
+
+    def __init__(self, cuts: Epoch) -> None:
+        self._read, self._length = cuts.reader(), cuts.length()
+        self._start, self._block = 0, np.empty(0, np.int64)
+
+    def __call__(self, start: int, stop: int) -> NDArray[np.int64]:
+        if start < self._start or stop > self._start + len(self._block):
+            end = start + _BLOCK if self._length is None else min(start + _BLOCK, self._length)
+            self._start, self._block = start, self._read(start, max(stop, end)).numpy()
+        return self._block[start - self._start : stop - self._start]

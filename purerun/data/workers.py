@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from purerun.data.fetch import Fetch
+from purerun.data.parcel import Parcel, parcel
 from purerun.data.plan import Task
 
 
@@ -30,7 +31,7 @@ class Workers:
     def __init__(self, fetch: Fetch, *, count: int, prefetch: int, persistent: bool, pin_memory: bool) -> None:
         self._tasks = _Tasks()
         self._loader = DataLoader(
-            fetch,  # type: ignore[arg-type]
+            _Parcels(fetch),
             sampler=self._tasks,
             batch_size=None,
             num_workers=count,
@@ -46,7 +47,17 @@ class Workers:
     def batches(self, tasks: Iterator[Task]) -> Iterator[Any]:
         """Make the batches of some tasks, in their order."""
         self._tasks.upcoming = tasks
-        return iter(self._loader)
+        return map(Parcel.unwrapped, iter(self._loader))
+
+
+class _Parcels(Dataset[Parcel]):
+    """What a DataLoader takes for its dataset: in a worker, a map from tasks to batches."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+
+    def __getitem__(self, index: Task) -> Parcel:
+        return parcel(self._fetch[index])
 
 
 class _Tasks(Iterable[Task]):

@@ -40,7 +40,7 @@ class ReduceOnPlateau(Hook):
     )
     factor: float = attrs.field(default=0.1, kw_only=True, validator=[attrs.validators.gt(0), attrs.validators.lt(1)])
     patience: int = attrs.field(default=10, kw_only=True, validator=attrs.validators.ge(0))
-    threshold: float = attrs.field(default=1e-4, kw_only=True, validator=attrs.validators.ge(0))
+    threshold: float = attrs.field(default=1e-4, kw_only=True, validator=attrs.validators.ge(0.0))
     threshold_rule: Literal["rel", "abs"] = attrs.field(
         default="rel", kw_only=True, validator=attrs.validators.in_(("rel", "abs"))
     )
@@ -81,7 +81,9 @@ class ReduceOnPlateau(Hook):
             if entry in state.names() and self.monitor in state[entry].names():
                 return float(state[entry, self.monitor])
         have = [*state["scores"].names(), *state["metrics"].names()]
-        raise StateError(f"expected a score or metric {self.monitor!r} to monitor, got {have}; is Validate before this hook?")
+        raise StateError(
+            f"expected a score or metric {self.monitor!r} to monitor, got {have}; is Validate before this hook?"
+        )
 
     def _better(self, value: float, best: float) -> bool:
         if math.isinf(best):

@@ -166,7 +166,7 @@ def _counts(index: Tensor, size: int) -> Tensor:
     """Count how often each of 0 ... size - 1 occurs; `size` itself is left out."""
     # bincount would wait for the device, and has no deterministic form on some.
     counts = torch.zeros(size + 1, dtype=torch.int64, device=index.device)
-    return counts.index_add(0, index, torch.ones_like(index))[:size]
+    return counts.scatter_add(0, index, torch.ones_like(index))[:size]
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:

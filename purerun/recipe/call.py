@@ -25,10 +25,11 @@ def vet(target: Callable[..., Any], given: Mapping[str, Any]) -> None:
     Raises:
         RecipeError: an argument is unknown, or one is missing.
 
-    >>> vet(int, {"bace": 2})
+    >>> def net(width: int, dropout: float = 0.1): ...
+    >>> vet(net, {"widht": 8})
     Traceback (most recent call last):
     ...
-    purerun.recipe.error.RecipeError: int takes no argument 'bace'; did you mean 'base'?
+    purerun.recipe.error.RecipeError: net takes no argument 'widht'; did you mean 'width'?
     """
     taken = _parameters(target)
     names = [name for name, parameter in taken.items() if parameter.kind in _NAMED]

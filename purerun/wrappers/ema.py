@@ -40,7 +40,5 @@ class EMA(Wrapper):
         """Move the average towards the parameters that the inner update wrote."""
         step.write(draft, grads)
         average = draft[self.slot]["params"]
-        torch._foreach_lerp_(
-            list(average.values()), [draft["params"][name] for name in average], 1.0 - self.decay
-        )
+        torch._foreach_lerp_(list(average.values()), [draft["params"][name] for name in average], 1.0 - self.decay)
         draft[self.slot]["buffers"] = {name: lazy_clone(buffer) for name, buffer in draft["buffers"].items()}

@@ -1,0 +1,166 @@
+"""A whole run as one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Self
+
+import attrs
+import torch
+from torch import nn
+
+from purerun import program
+from purerun.data import Source, as_loader
+from purerun.evaluate import ValStep, first_entry
+from purerun.grad import LossFunction
+from purerun.hooks import Hook, Validate, When, every
+from purerun.loop import TrainLoop, ValLoop
+from purerun.metrics import Metric
+from purerun.optim import Optimizer
+from purerun.random import Key
+from purerun.recipe.error import RecipeError
+from purerun.recipe.module import Module
+from purerun.schedule import Schedule
+from purerun.step import Step
+from purerun.train import TrainStep
+from purerun.wrappers import Wrapper, wrap
+
+
+def _schedules(given: Schedule | list[Schedule] | tuple[Schedule, ...]) -> tuple[Schedule, ...]:
+    return tuple(given) if isinstance(given, list | tuple) else (given,)
+
+
+def _source(given: Any) -> Source | None:
+    return None if given is None else as_loader(given)
+
+
+def _device(_: Any, __: Any, name: str) -> None:
+    try:
+        torch.device(name if name != "auto" else "cpu")
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"expected a device such as 'cpu', 'cuda:0' or 'auto', got {name!r}") from error
+
+
+@attrs.frozen(kw_only=True)
+class Recipe:
+    """A run from its seed to its end: what to train, on what, how, how long, and what to write down.
+
+    A recipe file ends with `recipe = pr.Recipe(...)`.  Its parts are values; only `module()`
+    makes something with weights, and always the same for the same seed.
+
+    Attributes:
+        model: what makes the module.
+        loss: `loss(model, batch)`, see `TrainStep`.
+        train: what to train on: a Loader, or any iterable of batches.
+        val: what to validate on during training; None for no validation.
+        test: what `purerun test` judges on.
+        optimizer: what moves the parameters.
+        schedule: functions of progress applied to the optimizer's hyper-parameters.
+        wrappers: what stands around the step, inner first.
+        params: which parameters are trained: one or several glob patterns.
+        unused: "raise", or "zero" to take the gradient of an unused parameter as zero.
+        nonfinite: "raise" when a loss is NaN or infinite, or "allow".
+        epochs: stop after so many; either this or `iters`.
+        iters: stop after so many iterations.
+        metrics: name -> metric, for validation and test.
+        forward: `forward(model, batch)` -> what the metrics are given as output.
+        weights: which entry of the state is judged: "" for the trained weights, or "ema".
+        validate: when to validate: "1 epoch", "500 iters", "last", or a `When`.
+        hooks: further functions of states, run after the validation.
+        log: when to write a line of the log.
+        checkpoint: when to save; the end of a run and a stop are saved in any case.
+        seed: where all chance of the run comes from.
+        device: "cpu", "cuda:0", ...; "auto" is the machine's accelerator, or the CPU.
+
+    Raises:
+        ValueError: fields that contradict each other.
+
+    >>> net = pr.Module(torch.nn.Linear, in_features=2, out_features=1)
+    >>> data = pr.Loader(pr.data.Tensors(torch.ones(8, 2)), batch_size=4)
+    >>> recipe = Recipe(
+    ...     model=net, loss=lambda model, batch: model(batch[0]).mean(), train=data, optimizer=pr.optim.SGD(lr=0.1), epochs=2
+    ... )
+    >>> module = recipe.module()
+    >>> states = recipe.train_loop(module)(recipe.init(module), recipe.train)
+    >>> [int(state["iter"]) for state in states]
+    [1, 2, 3, 4]
+    """
+
+    model: Module = attrs.field(validator=attrs.validators.instance_of(Module))
+    loss: LossFunction = attrs.field(repr=program.describe, validator=attrs.validators.is_callable())
+    train: Source = attrs.field(converter=as_loader)
+    val: Source | None = attrs.field(default=None, converter=_source)
+    test: Source | None = attrs.field(default=None, converter=_source)
+    optimizer: Optimizer = attrs.field(validator=attrs.validators.instance_of(Optimizer))
+    schedule: tuple[Schedule, ...] = attrs.field(default=(), converter=_schedules)
+    wrappers: tuple[Wrapper, ...] = attrs.field(default=(), converter=tuple)
+    params: str | tuple[str, ...] = "*"
+    unused: Literal["raise", "zero"] = "raise"
+    nonfinite: Literal["raise", "allow"] = "raise"
+    epochs: int | None = None
+    iters: int | None = None
+    metrics: Mapping[str, Metric] = attrs.field(factory=dict, converter=dict)
+    forward: Callable[[nn.Module, Any], Any] = attrs.field(default=first_entry, repr=program.describe)
+    weights: str = ""
+    validate: When = attrs.field(default="1 epoch", converter=every)
+    hooks: tuple[Hook, ...] = attrs.field(default=(), converter=tuple)
+    log: When = attrs.field(default="50 iters", converter=every)
+    checkpoint: When = attrs.field(default="1 epoch", converter=every)
+    seed: int = attrs.field(default=0, validator=[attrs.validators.ge(0), attrs.validators.lt(2**63)])
+    device: str = attrs.field(default="auto", validator=_device)
+
+    def __attrs_post_init__(self) -> None:
+        if (self.epochs is None) == (self.iters is None):
+            got = "neither" if self.iters is None else f"epochs={self.epochs} and iters={self.iters}"
+            raise ValueError(f"expected a recipe with either epochs or iters, got {got}; set the other to None")
+        if self.val is not None and not self.metrics:
+            raise ValueError('expected metrics to validate with, got none; give metrics={"accuracy": ...}, or no val')
+
+    def here(self) -> Self:
+        """Make the recipe for this machine: "auto" becomes the device that it means here."""
+        if self.device != "auto":
+            return self
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return attrs.evolve(self, device=found.type if found else "cpu")
+
+    def module(self) -> nn.Module:
+        """Make the module on its device, with fresh weights: a function of the seed, the same on each device.
+
+        Raises:
+            RecipeError: this machine has no such device.
+        """
+        module = self.model.build(Key.of(self.seed, "init"))
+        device = self.here().device
+        try:
+            return module.to(device)
+        # torch raises an AssertionError where it was built without CUDA.
+        except (AssertionError, RuntimeError) as error:
+            raise RecipeError(f"expected a device that this machine has, got {device!r}: {error}") from error
+
+    def train_step(self, module: nn.Module) -> Step:
+        """Make the training step, with its wrappers around it."""
+        step = TrainStep(
+            module,
+            self.loss,
+            self.optimizer,
+            schedule=self.schedule,
+            params=self.params,
+            unused=self.unused,
+            nonfinite=self.nonfinite,
+        )
+        return wrap(step, *self.wrappers)
+
+    def train_loop(self, module: nn.Module, *, lease: bool = False) -> TrainLoop:
+        """Make the training loop, which validates too if there is something to validate on."""
+        judge = () if self.val is None else (Validate(self.val_loop(module), self.val, every=self.validate),)
+        return TrainLoop(
+            self.train_step(module), epochs=self.epochs, iters=self.iters, hooks=(*judge, *self.hooks), lease=lease
+        )
+
+    def val_loop(self, module: nn.Module) -> ValLoop:
+        """Make the loop that judges a state: `scores = recipe.val_loop(module)(state, recipe.test)`."""
+        return ValLoop(ValStep(module, metrics=self.metrics, forward=self.forward, weights=self.weights))
+
+    def init(self, module: nn.Module) -> Any:
+        """Make the first state of the run."""
+        return self.train_step(module).init(self.seed)
