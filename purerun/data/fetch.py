@@ -11,6 +11,7 @@ from torch.utils.data import default_collate
 
 from purerun.data.augment import Augment
 from purerun.data.chance import Chance
+from purerun.data.draws import Draws
 from purerun.data.nest import cut
 from purerun.data.plan import Task
 from purerun.data.tensors import Tensors
@@ -35,6 +36,7 @@ class Fetch:
     collate: Collate | None = None
     transform: Transform | None = None
     batch_transform: BatchTransform | None = None
+    _draws: Draws = attrs.field(factory=Draws, init=False, eq=False, repr=False)
 
     def __getitem__(self, task: Task) -> Any:
         """Make a batch and leave the global generators wherever that takes them: for workers."""
@@ -42,14 +44,13 @@ class Fetch:
             if not self._draws_from_chance:
                 self._seed_batch(task)
             return self.finished(self.dataset.rows(torch.from_numpy(task.indices)), task)
-        places = enumerate(task.indices.tolist(), task.start)
-        return self.collated([self._sample(task.epoch, position, index) for position, index in places], task)
+        return self.collated(self._samples(task), task)
 
     def guarded(self, task: Task) -> Any:
         """Make a batch and put the global generators back: for the main process."""
         if self.indexes_at_once and self._draws_from_chance:
             return self[task]
-        with keyed_everywhere(Key.of(self.seed, "batch", task.epoch, task.start)):
+        with keyed_everywhere(self._batch_key(task)):
             return self[task]
 
     @property
@@ -74,19 +75,25 @@ class Fetch:
         return isinstance(self.batch_transform, Augment | None)
 
     def _seed_batch(self, task: Task) -> None:
-        _seed(Key.of(self.seed, "batch", task.epoch, task.start))
+        seed_everywhere(self._batch_key(task))
 
-    def _sample(self, epoch: int, position: int, index: int) -> Any:
-        _seed(Key.of(self.seed, "sample", epoch, position))
-        try:
-            sample = self.dataset[index]
-            return sample if self.transform is None else self.transform(sample)
-        except Exception as error:
-            error.add_note(f"while making sample {index} of the dataset, at position {position} of epoch {epoch}")
-            raise
+    def _batch_key(self, task: Task) -> Key:
+        return Key.of(self.seed, "batch", task.epoch, task.start)
 
+    def _samples(self, task: Task) -> list[Any]:
+        indices = task.indices.tolist()
+        keys = [
+            Key.of(self.seed, "sample", task.epoch, position)
+            for position in range(task.start, task.start + len(indices))
+        ]
 
-def _seed(key: Key) -> None:
-    seed_everywhere(key)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(key.value)
+        def make(place: int) -> Any:
+            try:
+                sample = self.dataset[indices[place]]
+                return sample if self.transform is None else self.transform(sample)
+            except Exception as error:
+                where = f"position {task.start + place} of epoch {task.epoch}"
+                error.add_note(f"while making sample {indices[place]} of the dataset, at {where}")
+                raise
+
+        return self._draws.samples(make, keys, self._batch_key(task))

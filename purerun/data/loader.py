@@ -48,7 +48,8 @@ class Loader(Source):
     epoch, position in that order): neither depends on workers, prefetching, batch size or where
     reading began.  Inside `dataset[index]`, `transform` and `collate` the global generators of
     torch, numpy and Python's `random` stand at a key made of these, so random transforms of
-    others are pure here too; outside, nothing can tell that they were used.
+    others are pure here too; outside, nothing can tell that they were used.  `dataset[index]` may
+    be asked twice for a sample, to find out which of the three it draws from.
 
     A dataset of tensors (`Tensors`, `Digits`) is read a whole batch at a time when there is
     neither `transform` nor `collate`; it needs no workers.

@@ -105,14 +105,18 @@ class F1(Metric):
     """
 
     classes: int = attrs.field(validator=attrs.validators.ge(1))
-    average: Average = attrs.field(default="macro", validator=attrs.validators.in_(("macro", "micro", "weighted", "none")))
+    average: Average = attrs.field(
+        default="macro", validator=attrs.validators.in_(("macro", "micro", "weighted", "none"))
+    )
     target: str | int = attrs.field(default=1, kw_only=True)
     output: str | int = attrs.field(default=0, kw_only=True)
     ignore: int | None = attrs.field(default=None, kw_only=True)
 
     def init(self, device: torch.device | str = "cpu") -> Tally:
         """Make the tally of no batch."""
-        each = {name: torch.zeros(self.classes, dtype=torch.int64, device=device) for name in ("hits", "answered", "wanted")}
+        each = {
+            name: torch.zeros(self.classes, dtype=torch.int64, device=device) for name in ("hits", "answered", "wanted")
+        }
         return {**each, "outside": torch.zeros((), dtype=torch.int64, device=device)}
 
     def update(self, tally: Tally, output: Any, batch: Any) -> Tally:

@@ -52,7 +52,9 @@ def answers(metric: str, scores: Any, target: Any, *, ignore: int | None) -> Ans
 
 
 def _check(metric: str, scores: Any, target: Any) -> None:
-    wanted = "floating scores [samples, classes, ...] (or integer classes [samples, ...]) and integer targets [samples, ...]"
+    wanted = (
+        "floating scores [samples, classes, ...] (or integer classes [samples, ...]) and integer targets [samples, ...]"
+    )
     got = f"{metric} expected {wanted}, got {_batch.describe(scores)} and {_batch.describe(target)}"
     if not isinstance(scores, Tensor) or not isinstance(target, Tensor):
         raise TypeError(f"{got}; name the entries with `output` and `target`")

@@ -96,7 +96,9 @@ class Torchmetrics(Metric):
     def reduce(self, tallies: Sequence[Tally]) -> Tally:
         """Join processes, each state by its `dist_reduce_fx`."""
         if not tallies:
-            raise ValueError("expected the tally of at least one process, got none; a process without batches has init()")
+            raise ValueError(
+                "expected the tally of at least one process, got none; a process without batches has init()"
+            )
         return slot.join(self._home(tallies[0][slot.COUNT].device).states, tallies)
 
     def compute(self, tally: Tally) -> Tensor | dict[str, Tensor]:

@@ -57,7 +57,9 @@ def _copied(module: Any, made: dict[int, Any]) -> Any:
         own = vars(twin)
         own.update({name: _fresh(value) for name, value in own.items() if name not in _of_modules()})
         own["_buffers"] = dict(own["_buffers"])
-        own["_modules"] = {name: _copied(child, made) if _holds(child) else child for name, child in own["_modules"].items()}
+        own["_modules"] = {
+            name: _copied(child, made) if _holds(child) else child for name, child in own["_modules"].items()
+        }
     return made[id(module)]
 
 

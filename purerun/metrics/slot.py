@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import attrs
 import torch
@@ -57,8 +57,7 @@ def slots(metric: torchmetrics.Metric) -> tuple[Slot, ...]:
 def _slots(path: str, metric: torchmetrics.Metric) -> Iterator[Slot]:
     # torchmetrics has no public door to the defaults and the reductions of its states.
     for attribute, default in metric._defaults.items():
-        reduction = metric._reductions[attribute]
-        rule = "stack" if reduction is None else _rules().get(reduction, reduction)
+        rule = _rule(metric._reductions[attribute])
         if isinstance(default, list) and rule not in ("cat", "stack"):
             raise TypeError(
                 f"expected dist_reduce_fx='cat' or None for the list state {attribute!r} of {type(metric).__name__}, "
@@ -68,17 +67,18 @@ def _slots(path: str, metric: torchmetrics.Metric) -> Iterator[Slot]:
         yield Slot(name, path, attribute, default if isinstance(default, Tensor) else None, rule)
 
 
-@functools.cache
-def _rules() -> dict[Callable[..., Any], Rule]:
+def _rule(reduction: Callable[[Any], Any] | str | None) -> Rule:
     from torchmetrics.utilities import data
 
-    return {
+    known: dict[Any, Rule] = {
+        None: "stack",
         data.dim_zero_sum: "sum",
         data.dim_zero_mean: "mean",
         data.dim_zero_max: "max",
         data.dim_zero_min: "min",
         data.dim_zero_cat: "cat",
     }
+    return known.get(reduction, cast("Rule", reduction))
 
 
 def empty(states: Iterable[Slot], device: torch.device) -> Tally:
@@ -194,7 +194,9 @@ def _kept(value: Any, old: list[Tensor], slot: Slot) -> list[Tensor]:
     elements = list(value) if isinstance(value, list | tuple) else [value]
     strange = [type(element).__name__ for element in elements if not isinstance(element, Tensor)]
     if strange:
-        raise TypeError(f"expected tensors in the list state {slot.name!r}, got {strange[0]}; a tally holds tensors only")
+        raise TypeError(
+            f"expected tensors in the list state {slot.name!r}, got {strange[0]}; a tally holds tensors only"
+        )
     known = set(map(id, old))
     fresh = [element if id(element) in known else element.detach().clone() for element in elements]
     return [element.reshape(1) if slot.rule == "cat" and not element.ndim else element for element in fresh]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import attrs
 import torch
+from torch import Tensor
+from torch.optim import sgd
 
-from purerun.optim.optimizer import Bucket, Optimizer, Params, Slots, number, pick, zeros
+from purerun.optim import tracing
+from purerun.optim.layout import aligned, settle
+from purerun.optim.optimizer import Bucket, Closure, Hyper, Optimizer, Params, Report, Slots, number, pick, zeros
 
 
 @attrs.frozen
@@ -16,7 +21,8 @@ class SGD(Optimizer):
 
     Attributes:
         lr: learning rate.
-        momentum: how much of the last direction is kept; 0 makes no slot.
+        momentum: how much of the last direction is kept; 0 makes no slot, so a momentum that
+            is to change from 0 later starts at a small number instead.
         dampening: how much less of the gradient enters the momentum.
         weight_decay: L2 penalty, added to the gradient.
         nesterov: look ahead along the momentum.
@@ -43,21 +49,87 @@ class SGD(Optimizer):
             return {}
         return {"step": torch.zeros((), dtype=torch.int64), "momentum_buffer": zeros(params)}
 
-    def write(self, params: Params, grads: Params, slots: Slots, buckets: Sequence[Bucket]) -> None:
+    def write(
+        self,
+        params: Params,
+        grads: Params,
+        slots: Slots,
+        buckets: Sequence[Bucket],
+        *,
+        report: Report | None = None,
+        closure: Closure | None = None,
+    ) -> None:
         """Write one update in place: one fused kernel call a bucket."""
         first = bool(slots) and not slots["step"].item()
         for names, hyper in buckets:
-            torch._fused_sgd_(
+            tensors = (
                 pick(params, names),
                 pick(grads, names),
                 pick(slots["momentum_buffer"], names) if slots else [],
-                weight_decay=hyper["weight_decay"],
-                momentum=hyper["momentum"] if slots else 0.0,
-                lr=hyper["lr"],
-                dampening=hyper["dampening"],
-                nesterov=self.nesterov,
-                maximize=self.maximize,
-                is_first_step=first,
             )
+            laid = aligned(tensors)
+            try:
+                torch._fused_sgd_(
+                    *laid,
+                    weight_decay=hyper["weight_decay"],
+                    momentum=hyper["momentum"] if slots else 0.0,
+                    lr=hyper["lr"],
+                    dampening=hyper["dampening"],
+                    nesterov=self.nesterov,
+                    maximize=self.maximize,
+                    is_first_step=first,
+                )
+            except NotImplementedError:  # complex numbers, sparse gradients, some devices
+                self._single(*tensors, hyper, first=first)
+                continue
+            if laid is not tensors:
+                settle(tensors, laid)
         if slots:
             slots["step"] += 1
+
+    def _single(
+        self, params: list[Tensor], grads: list[Tensor], buffers: list[Tensor], hyper: Hyper, *, first: bool
+    ) -> None:
+        bare = first or not buffers
+        made: list[Tensor | None] = [None] * len(params) if bare else [*buffers]
+        sgd.sgd(
+            params,
+            grads,
+            made,
+            foreach=False,
+            weight_decay=hyper["weight_decay"],  # type: ignore[arg-type]
+            momentum=hyper["momentum"] if buffers else 0.0,  # type: ignore[arg-type]
+            lr=hyper["lr"],  # type: ignore[arg-type]
+            dampening=hyper["dampening"],  # type: ignore[arg-type]
+            nesterov=self.nesterov,
+            maximize=self.maximize,
+        )
+        for buffer, new in zip(buffers, made, strict=False):
+            if first and new is not None:
+                buffer.copy_(new)
+
+    def trace(
+        self, params: Params, grads: Params, slots: Slots, buckets: Sequence[Bucket], *, report: Report | None = None
+    ) -> tuple[dict[str, Tensor], Slots]:
+        """Make the parameters and slots after one update, out of place."""
+        if not slots:
+            return tracing.each(self._plain, params, grads, {}, buckets)
+        formula = partial(self._moving, slots["step"] == 0)
+        new, after = tracing.each(
+            formula, params, grads, {"momentum_buffer": slots["momentum_buffer"]}, buckets
+        )
+        return new, {"step": slots["step"] + 1, **after}
+
+    def _plain(self, hyper: Hyper, param: Tensor, grad: Tensor) -> tuple[Tensor]:
+        grad = tracing.decayed(-grad if self.maximize else grad, param, hyper["weight_decay"])
+        return (tracing.plus(param, grad, -hyper["lr"]),)
+
+    def _moving(
+        self, first: Tensor, hyper: Hyper, param: Tensor, grad: Tensor, buffer: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        grad = tracing.decayed(-grad if self.maximize else grad, param, hyper["weight_decay"])
+        damped = tracing.plus(tracing.times(buffer, hyper["momentum"]), grad, 1 - hyper["dampening"])
+        # Not torch's own first step, which detaches the gradient: nothing could be differentiated through it.
+        buffer = torch.where(first.to(grad.device), grad, damped)
+        grad = tracing.plus(grad, buffer, hyper["momentum"]) if self.nesterov else buffer
+        return tracing.plus(param, grad, -hyper["lr"]), buffer

@@ -22,8 +22,8 @@ from purerun.schedule.window import TINY, Move, Schedule
 
 _CHUNK = 1024
 
-#: No hyper-parameter is this large; a factor that leaps from zero makes one.
-_LIMIT = 1e50
+#: A quotient of two factors beyond this has left zero (see TINY); no hyper-parameter is so large.
+_HUGE = 1e30
 
 Interval = tuple[int, int]
 
@@ -84,14 +84,16 @@ class Contest:
 
     def _step(self, state: Move, count: int) -> Move:
         scale, gain, shift = state
+        leap = False
         for schedule in self.schedules:
             step = count - schedule.begin
             if 0 <= step <= schedule.last:
                 keep, more, add = schedule.move(step - 1, step)
                 # The limit of ever smaller factors, see TINY; an absolute move really does forget.
                 keep = TINY if keep == more == add == 0 else keep
+                leap = leap or keep > _HUGE
                 scale, gain, shift = keep * scale, keep * gain + more, keep * shift + add
-        if not (abs(scale) < _LIMIT and abs(gain) < _LIMIT and abs(shift) < _LIMIT):
+        if leap and max(abs(gain), abs(shift)) > _HUGE:
             raise ValueError(self._leap(count))
         return scale, gain, shift
 

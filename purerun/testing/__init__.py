@@ -3,6 +3,7 @@
 Each check raises `LawBroken`, which names the law, the iteration, the leaf and the cause.
 """
 
+# ruff: noqa: F401 - the imports that only type checkers see name what `__getattr__` finds
 from __future__ import annotations
 
 import importlib
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from purerun.testing.edges import check_hooks_write_only_declared, check_sinks_change_nothing
     from purerun.testing.everything import check_everything
     from purerun.testing.fresh import check_fresh_tensors
+    from purerun.testing.metrics import check_metric
     from purerun.testing.models import MODELS, Case, random_case
     from purerun.testing.modes import check_values_equal_lease, check_workers
     from purerun.testing.purity import check_purity
@@ -26,6 +28,7 @@ _WORDS = {
     "check_everything": "everything",
     "check_fresh_tensors": "fresh",
     "check_hooks_write_only_declared": "edges",
+    "check_metric": "metrics",
     "check_purity": "purity",
     "check_resume": "resume",
     "check_shape_constancy": "resume",

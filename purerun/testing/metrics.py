@@ -1,7 +1,7 @@
 """The laws of metrics, as checks for metrics of your own.
 
-Each check takes a metric and batches of it, as pairs `(output, batch)`, and raises an
-AssertionError that names the law and the entry that breaks it.  `tolerance` is how far
+Each check takes a metric and batches of it, as pairs `(output, batch)`, and raises
+`LawBroken`, which names the law and the entry in which it showed.  `tolerance` is how far
 scores may be apart, relatively and absolutely: 0 asks for equality.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -18,9 +18,13 @@ from torch import Tensor
 
 from purerun import batch as _batch
 from purerun.metrics import Metric, Tally
+from purerun.testing.broken import LawBroken
 
 Batches: TypeAlias = Sequence[tuple[Any, Any]]
 """What a metric is fed: (output, batch), one pair an update."""
+
+Law: TypeAlias = Callable[[Metric, Batches, float], None]
+"""One check."""
 
 
 def check_metric(
@@ -30,35 +34,33 @@ def check_metric(
 
     Args:
         metric: the metric.
-        batches: at least three.
+        batches: at least three, of different sizes, so that a mean of means shows.
         tolerance: how far the scores of different groupings may be apart.
-        ordered: the metric depends on the order and the cut of the batches, as `Last` does.
+        ordered: the score depends on the order and the cut of the batches, as that of `Last` does.
         grows: the tally grows with the data, as a list of all predictions does.
 
     >>> from purerun.metrics import Accuracy
-    >>> scores, labels = torch.rand(3, 8, 4), torch.randint(4, (3, 8))
-    >>> check_metric(Accuracy(), [(s, (None, l)) for s, l in zip(scores, labels)])
+    >>> batches = [(torch.rand(size, 4), (None, torch.randint(4, (size,)))) for size in (3, 5, 2)]
+    >>> check_metric(Accuracy(), batches)
 
     Raises:
-        AssertionError: a law is broken.
+        LawBroken: a law does not hold.
+        ValueError: there are too few batches to tell.
     """
     if len(batches) < 3:
-        raise ValueError(f"expected at least 3 batches to check a metric, got {len(batches)}")
-    check_purity(metric, batches)
-    check_memory(metric, batches)
-    check_identity(metric, batches)
-    check_associativity(metric, batches, tolerance)
-    check_split(metric, batches, tolerance)
-    check_reduce(metric, batches, tolerance)
-    if not grows:
-        check_constancy(metric, batches)
-    if not ordered:
-        check_order(metric, batches, tolerance)
-        check_grouping(metric, batches, tolerance)
+        raise ValueError(f"expected at least 3 batches to check a metric, got {len(batches)}; cut them smaller")
+    for law in laws(ordered=ordered, grows=grows):
+        law(metric, batches, tolerance)
 
 
-def check_purity(metric: Metric, batches: Batches) -> None:
-    """No method changes what it is given, and a tally that is kept stays as it is."""
+def laws(*, ordered: bool = False, grows: bool = False) -> tuple[Law, ...]:
+    """List the checks that `check_metric` makes, each called with metric, batches and tolerance."""
+    always = (check_purity, check_memory, check_identity, check_associativity, check_split, check_reduce)
+    return (*always, *(() if grows else (check_constancy,)), *(() if ordered else (check_order, check_grouping)))
+
+
+def check_purity(metric: Metric, batches: Batches, _tolerance: float = 0.0) -> None:
+    """No method changes what it is given, and a tally that is kept stays as it is: exactly, at any tolerance."""
     given = _cloned(batches)
     tallies = [metric.init()]
     copies = [_cloned(tallies[0])]
@@ -75,39 +77,44 @@ def check_purity(metric: Metric, batches: Batches) -> None:
         _same("purity", f"update changed batch {number}", _leaves(now), _leaves(then))
 
 
-def check_memory(metric: Metric, batches: Batches) -> None:
-    """A metric remembers nothing but its tally: the same call gives the same, whatever was called between."""
-    first = metric.update(metric.init(), *batches[0])
-    before, as_made = metric.compute(first), _cloned(first)
-    elsewhere = run(metric, batches[1:])
-    metric.compute(elsewhere)
-    _same("memory", "a second init differs", metric.init(), copy.deepcopy(metric).init())
-    _same("memory", "the same update gave something else later", metric.update(metric.init(), *batches[0]), as_made)
-    _same("memory", "the same compute gave something else later", _scores(metric.compute(first)), _scores(before))
+def check_memory(metric: Metric, batches: Batches, _tolerance: float = 0.0) -> None:
+    """A metric remembers nothing but its tally: the same call gives the same, whatever was called between.
+
+    Exactly, at any tolerance.
+    """
+    start = metric.init()
+    first = metric.update(start, *batches[0])
+    then = _cloned((start, first, _scores(metric.compute(first))))
+    metric.compute(run(metric, batches[1:]))
+    again = metric.update(metric.init(), *batches[0])
+    _same("memory", "init gave something else later", metric.init(), then[0])
+    _same("memory", "the same update gave something else later", again, then[1])
+    _same("memory", "the same compute gave something else later", metric.compute(first), then[2])
 
 
-def check_constancy(metric: Metric, batches: Batches) -> None:
+def check_constancy(metric: Metric, batches: Batches, _tolerance: float = 0.0) -> None:
     """The tally has the same keys, shapes and dtypes from `init` on."""
-    start = _forms(metric.init())
-    tally = run(metric, batches[:2])
+    start, tally = _forms(metric.init()), run(metric, batches[:2])
     others = {"update": tally, "merge": metric.merge(metric.init(), tally), "reduce": metric.reduce([tally, tally])}
     for method, other in others.items():
-        for name in {**start, **_forms(other)}:
-            was, now = start.get(name, "absent"), _forms(other).get(name, "absent")
-            _require(was == now, "constancy", f"{method} turned the entry {name!r} from {was} into {now}")
+        found = _forms(other)
+        for name in {**start, **found}:
+            was, now = start.get(name, "absent"), found.get(name, "absent")
+            if was != now:
+                raise LawBroken("constancy", f"init made it {was}, {method} made it {now}", leaf=name)
 
 
-def check_identity(metric: Metric, batches: Batches) -> None:
+def check_identity(metric: Metric, batches: Batches, tolerance: float = 0.0) -> None:
     """Merging with the tally of no batch changes nothing."""
     tally = run(metric, batches[:2])
-    wanted = _scores(metric.compute(tally))
+    wanted = metric.compute(tally)
     merged = {
         "merge(init, tally)": metric.merge(metric.init(), tally),
         "merge(tally, init)": metric.merge(tally, metric.init()),
         "reduce([init, tally, init])": metric.reduce([metric.init(), tally, metric.init()]),
     }
     for what, other in merged.items():
-        _same("identity", f"{what} scores differently", _scores(metric.compute(other)), wanted)
+        _near("identity", f"{what} scores differently", metric.compute(other), wanted, tolerance)
 
 
 def check_associativity(metric: Metric, batches: Batches, tolerance: float = 0.0) -> None:
@@ -132,22 +139,21 @@ def check_split(metric: Metric, batches: Batches, tolerance: float = 0.0, cuts: 
     several = [[cut] for cut in range(len(batches) + 1)] if cuts is None else [sorted(cuts)]
     for each in several:
         merged = functools.reduce(metric.merge, (run(metric, stretch) for stretch in _stretches(batches, each)))
-        _near("split", f"merging the stretches cut at {each} is not the whole", metric.compute(merged), whole, tolerance)
+        _near(
+            "split", f"merging the stretches cut at {each} is not the whole", metric.compute(merged), whole, tolerance
+        )
 
 
 def check_reduce(metric: Metric, batches: Batches, tolerance: float = 0.0) -> None:
     """Processes may be joined in groups, and one process alone is itself."""
     a, b, c = (run(metric, batches[number::3]) for number in range(3))
-    alone = _scores(metric.compute(metric.reduce([a])))
-    _same("reduce", "reduce([a]) is not a", alone, _scores(metric.compute(a)))
+    _near("reduce", "reduce([a]) is not a", metric.compute(metric.reduce([a])), metric.compute(a), tolerance)
     together = metric.compute(metric.reduce([a, b, c]))
     grouped = metric.compute(metric.reduce([metric.reduce([a, b]), c]))
     _near("reduce", "reduce([reduce([a, b]), c]) is not reduce([a, b, c])", grouped, together, tolerance)
 
 
-def check_order(
-    metric: Metric, batches: Batches, tolerance: float = 0.0, owners: Sequence[int] | None = None
-) -> None:
+def check_order(metric: Metric, batches: Batches, tolerance: float = 0.0, owners: Sequence[int] | None = None) -> None:
     """Neither the order of the batches matters, nor which process saw which.
 
     Args:
@@ -160,7 +166,9 @@ def check_order(
     backwards = metric.compute(run(metric, batches[::-1]))
     _near("order", "the batches from last to first score differently", backwards, whole, tolerance)
     owners = [number % 3 for number in range(len(batches))] if owners is None else owners
-    shares = [[pair for pair, owner in zip(batches, owners, strict=True) if owner == rank] for rank in range(max(owners) + 2)]
+    shares = [
+        [pair for pair, owner in zip(batches, owners, strict=True) if owner == rank] for rank in range(max(owners) + 2)
+    ]
     reduced = metric.compute(metric.reduce([run(metric, share) for share in shares]))
     _near("order", f"batches seen by the processes {list(owners)} score differently", reduced, whole, tolerance)
 
@@ -183,7 +191,7 @@ def run(metric: Metric, batches: Iterable[tuple[Any, Any]]) -> Tally:
 
 def _stretches(batches: Batches, cuts: Sequence[int]) -> list[Batches]:
     bounds = [0, *cuts, len(batches)]
-    return [batches[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [batches[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def _concatenated(a: Any, b: Any) -> Any:
@@ -191,6 +199,8 @@ def _concatenated(a: Any, b: Any) -> Any:
         return torch.cat([a, b])
     if isinstance(a, Mapping):
         return {key: _concatenated(a[key], b[key]) for key in a}
+    if isinstance(a, list) and not any(isinstance(item, Tensor | Mapping | list | tuple) for item in a):
+        return a + b
     if isinstance(a, list | tuple):
         return tuple(_concatenated(left, right) for left, right in zip(a, b, strict=True))
     return a
@@ -213,31 +223,31 @@ def _scores(score: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def _require_tally(law: str, tally: Any) -> None:
-    _require(type(tally) is dict, law, f"expected a dict of tensors as tally, got {type(tally).__name__}")
+    if type(tally) is not dict:
+        raise LawBroken(law, f"expected a dict of tensors as tally, got {type(tally).__name__}")
     for name, value in tally.items():
-        _require(isinstance(value, Tensor), law, f"expected a tensor as {name!r} of the tally, got {type(value).__name__}")
+        if not isinstance(value, Tensor):
+            raise LawBroken(law, f"expected a tally of tensors, got {type(value).__name__}", leaf=str(name))
 
 
-def _same(law: str, message: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def _same(law: str, message: str, found: Any, wanted: Any) -> None:
     _near(law, message, found, wanted, 0.0)
 
 
 def _near(law: str, message: str, found: Any, wanted: Any, tolerance: float) -> None:
     left, right = _scores(found), _scores(wanted)
-    _require(set(left) == set(right), law, f"{message}: entries {sorted(left)} against {sorted(right)}")
-    for name in left:
-        a, b = left[name], right[name]
-        fits = a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
-        _require(fits, law, f"{message}: {name!r} is {_shown(a)} against {_shown(b)}")
+    if set(left) != set(right):
+        raise LawBroken(law, f"{message}: entries {sorted(left)} against {sorted(right)}")
+    for name, value in left.items():
+        if not _close(value, right[name], tolerance):
+            raise LawBroken(law, f"{message}: {_shown(value)} against {_shown(right[name])}", leaf=name)
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    if a.shape != b.shape:
+        return False
+    return torch.allclose(a.double(), b.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def _shown(value: Tensor) -> str:
     return repr(value.tolist()) if value.numel() <= 8 else f"a tensor {list(value.shape)}"
-
-
-def _require(holds: bool, law: str, message: str) -> None:
-    if not holds:
-        raise AssertionError(f"{law}: {message}")
-
-
-LAWS: tuple[Callable[..., None], ...] = ()

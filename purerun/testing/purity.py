@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -39,6 +37,7 @@ def check_purity(step: Callable[[State, Any], State], state: State, batch: Any, 
     >>> import purerun as pr
     >>> step = pr.TrainStep(nn.Linear(2, 1), lambda model, x: model(x).square().mean(), pr.optim.SGD(lr=0.1))
     >>> check_purity(step, step.init(seed=0), torch.ones(4, 2))
+    >>> import random
     >>> def sloppy(model, x):
     ...     return model(x).square().mean() * random.random()
     >>> step = pr.TrainStep(nn.Linear(2, 1), sloppy, pr.optim.SGD(lr=0.1))
@@ -55,7 +54,8 @@ def check_purity(step: Callable[[State, Any], State], state: State, batch: Any, 
         state = after
     for older, looks in kept:
         for path in changed(looks, snapshot.of_state(older)):
-            raise LawBroken(LAW, "a state that was kept has changed under a later step", iteration=int(older["iter"]), leaf=path)
+            cause = "a state that was kept has changed under a later step"
+            raise LawBroken(LAW, cause, iteration=int(older["iter"]), leaf=path)
 
 
 def _stepped(step: Callable[[State, Any], State], state: State, batch: Any) -> State:
@@ -79,7 +79,7 @@ def _look(step: Any, state: State, batch: Any) -> Snapshot:
 def _remedy(path: str) -> str:
     if path.startswith("state/"):
         return "write into clones only"
-    if path.split("/")[0] == "batch":
+    if path.startswith("batch"):
         return "the loss or the model writes into the batch: clone what it changes"
     if "random" in path or "generator" in path:
         return "draw inside of the model's forward from torch's global generator, which is keyed there"

@@ -32,6 +32,11 @@ def of_state(state: State) -> Snapshot:
     return {"/".join(path): describe(leaf) for path, leaf in leaves(state, report=True)}
 
 
+def forms(state: State) -> Snapshot:
+    """Look at the dtype, shape and device of every saved leaf."""
+    return {"/".join(path): f"{leaf.dtype} {list(leaf.shape)} {leaf.device}" for path, leaf in leaves(state)}
+
+
 def of_batch(batch: Any, path: str = "batch") -> Snapshot:
     """Look at every tensor, array and number of a batch.
 
@@ -41,7 +46,8 @@ def of_batch(batch: Any, path: str = "batch") -> Snapshot:
     if isinstance(batch, Tensor):
         return {path: describe(batch)}
     if isinstance(batch, np.ndarray):
-        return {path: f"{batch.dtype} {batch.shape} {hashlib.sha256(np.ascontiguousarray(batch).tobytes()).hexdigest()}"}
+        raw = np.ascontiguousarray(batch).tobytes()
+        return {path: f"{batch.dtype} {batch.shape} {hashlib.sha256(raw).hexdigest()}"}
     if isinstance(batch, Mapping | list | tuple):
         items = dict(batch.items()) if isinstance(batch, Mapping) else dict(enumerate(batch))
         looks = {path: f"{type(batch).__name__} of {list(items)}"}
@@ -72,8 +78,8 @@ def of_process() -> Snapshot:
     return {
         "torch's global generator": describe(torch.get_rng_state()),
         "torch's CUDA generators": " ".join(map(describe, cuda)),
-        "numpy's global generator": str(np.random.get_state()[1:3]) + describe(torch.from_numpy(np.random.get_state()[1])),  # noqa: NPY002
-        "Python's random": str(hash(random.getstate())),
+        "numpy's global generator": _text(np.random.get_state(legacy=False)),  # noqa: NPY002
+        "Python's random": _text(random.getstate()),
         "torch.is_grad_enabled()": str(torch.is_grad_enabled()),
         "torch.is_inference_mode_enabled()": str(torch.is_inference_mode_enabled()),
         "torch.get_default_dtype()": str(torch.get_default_dtype()),
@@ -119,6 +125,15 @@ def changed(before: Snapshot, after: Snapshot) -> list[str]:
 _CACHES = ("_flat_weights", "_flat_weight_refs")
 
 
+def _is_value(value: Any) -> bool:
+    return isinstance(value, nn.Module) or attrs.has(type(value))
+
+
+def _text(value: Any) -> str:
+    with np.printoptions(threshold=10_000):
+        return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
 def _inside(value: Any) -> str:
     if isinstance(value, Tensor):
         return describe(value)
@@ -140,7 +155,7 @@ def _walk(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
 
 
 def _parts(value: Any) -> list[tuple[str, Any]]:
-    if isinstance(value, nn.Module) or isinstance(value, type):
+    if isinstance(value, nn.Module | type):
         return []
     if attrs.has(type(value)):
         return [(field.name, getattr(value, field.name)) for field in attrs.fields(type(value))]
@@ -155,6 +170,6 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
     if inspect.isfunction(value):
         used = inspect.getclosurevars(value)
         # Of the globals only values: a function of another file has globals of its own, without end.
-        values = {name: inner for name, inner in used.globals.items() if isinstance(inner, nn.Module) or attrs.has(type(inner))}
-        return [*used.nonlocals.items(), *values.items()]
+        values = [(name, inner) for name, inner in used.globals.items() if _is_value(inner)]
+        return [*used.nonlocals.items(), *values]
     return []

@@ -1,0 +1,154 @@
+"""Where checkpoints are: their names in a run directory, the last one, the newest that can be believed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+
+from purerun.checkpoint.error import CheckpointError
+from purerun.checkpoint.manifest import MANIFEST
+from purerun.checkpoint.publish import retire, whole, write_text
+
+FOLDER = "checkpoints"
+LAST = "last"
+
+_NAME = re.compile(r"iter_(\d{8,18})")
+_ENTRY = re.compile(r"(iter_\d{8,18})|\.(iter_\d{8,18})\.(?:new|old)")
+
+
+@attrs.frozen
+class Found:
+    """The checkpoint to go on from.
+
+    Attributes:
+        path: its directory.
+        rejected: one line for each newer one that cannot be believed, with the reason.
+    """
+
+    path: Path
+    rejected: tuple[str, ...] = ()
+
+
+def name_of(iter: int) -> str:
+    """Name the checkpoint of an iteration.
+
+    >>> name_of(500)
+    'iter_00000500'
+    """
+    return f"iter_{iter:08d}"
+
+
+def path_of(run: str | os.PathLike[str], iter: int) -> Path:
+    """Say where a run keeps the checkpoint of an iteration."""
+    return Path(run) / FOLDER / name_of(iter)
+
+
+def names(run: str | os.PathLike[str]) -> tuple[str, ...]:
+    """List the checkpoints of a run by name, the first iteration first; whether they are good is not looked at."""
+    folder = Path(run) / FOLDER
+    entries = [_ENTRY.fullmatch(entry.name) for entry in folder.iterdir()] if folder.is_dir() else []
+    return tuple(sorted({entry[1] or entry[2] for entry in entries if entry}, key=_iteration))
+
+
+def last(run: str | os.PathLike[str]) -> str | None:
+    """Read the pointer to the last checkpoint: its name, or None when there is no pointer.
+
+    Raises:
+        CheckpointError: it does not hold a name.
+    """
+    file = Path(run) / FOLDER / LAST
+    if file.is_symlink() or not file.is_file():
+        return None
+    with file.open("rb") as stream:
+        text = stream.read(64).decode("ascii", errors="replace").strip()
+    if not _NAME.fullmatch(text):
+        raise CheckpointError(f"{file}: expected a name such as {name_of(500)}, got {text!r}; write one into it")
+    return text
+
+
+def point(run: str | os.PathLike[str], name: str) -> None:
+    """Make `last` name a checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    file = Path(run) / FOLDER / LAST
+    try:
+        write_text(file, f"{name}\n")
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be written: {error}; free space or choose another place") from error
+
+
+def find(path: str | os.PathLike[str]) -> Path:
+    """Find the checkpoint that is meant by a checkpoint directory or a run directory.
+
+    Of a run it is the one that `last` names; the one of the highest iteration when a crash
+    came before there was a `last`.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    place = Path(path)
+    if (directory := whole(place)) and (directory / MANIFEST).exists():
+        return directory
+    known = names(place)
+    if not known:
+        raise CheckpointError(
+            f"{place}: expected a checkpoint or the directory of a run, found "
+            + (f"a folder without {MANIFEST} and {FOLDER}" if place.is_dir() else "nothing")
+        )
+    return whole(place / FOLDER / (last(place) or known[-1]))
+
+
+def newest(run: str | os.PathLike[str], believe: Callable[[Path], object]) -> Found:
+    """Find the newest checkpoint of a run that can be believed.
+
+    The one that `last` names comes first, then those before it, the newest first.  Those
+    after it come at the end: a run that was taken back to an earlier iteration is the one
+    that `last` speaks of.
+
+    Args:
+        run: the directory of a run.
+        believe: raises CheckpointError for a damaged one; `pr.load` hashes every byte,
+            `read_manifest` looks at sizes only.
+
+    Raises:
+        CheckpointError: there is none, or all are damaged; the message lists the reasons.
+    """
+    rejected: list[str] = []
+    for name in _by_trust(Path(run), rejected):
+        path = whole(Path(run) / FOLDER / name)
+        try:
+            believe(path)
+        except CheckpointError as error:
+            rejected.append(str(error))
+        else:
+            return Found(path, tuple(rejected))
+    reasons = "".join(f"\n  {line}" for line in rejected) or " there is none"
+    raise CheckpointError(f"{run}: expected a checkpoint that can be believed;{reasons}")
+
+
+def remove(run: str | os.PathLike[str], name: str) -> None:
+    """Remove a checkpoint of a run; what can no longer be removed is only out of sight."""
+    retire(Path(run) / FOLDER / name)
+
+
+def _by_trust(run: Path, rejected: list[str]) -> list[str]:
+    known = [*reversed(names(run))]
+    try:
+        pointed = last(run)
+    except CheckpointError as error:
+        rejected.append(str(error))
+        pointed = None
+    if pointed is None:
+        return known
+    limit = _iteration(pointed)
+    return [*(n for n in known if _iteration(n) <= limit), *(n for n in known if _iteration(n) > limit)]
+
+
+def _iteration(name: str) -> int:
+    return int(name.removeprefix("iter_"))

@@ -1,0 +1,143 @@
+"""The tensors of a checkpoint: named leaves to one safetensors file, and back, bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
+from torch import Tensor
+
+from purerun.checkpoint.error import CheckpointError
+from purerun.checkpoint.manifest import Kind
+
+DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+"""Every dtype by its name: a file chooses from this table and nothing else."""
+
+# What every reader of safetensors knows.  Any other dtype is stored as its bytes, uint8 in one
+# row; the manifest says what it was.
+_FLOATS = {"float64", "float32", "float16", "bfloat16"}
+_WHOLE = {"int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool"}
+_NATIVE = frozenset(_FLOATS | _WHOLE)
+
+
+def on_host(name: str, tensor: Tensor) -> Tensor:
+    """Get a leaf as it is stored: dense, row-major, in the memory of the CPU; without a copy if it is so already.
+
+    Raises:
+        CheckpointError: it has no plain bytes.
+    """
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.device.type == "meta":
+        raise CheckpointError(
+            f"expected a dense tensor with data at {name}, got {tensor.dtype} of layout {tensor.layout} "
+            f"on {tensor.device}; make it dense before it enters the state"
+        )
+    return tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
+
+
+def strides(leaves: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    """Say how leaves lie in memory, where it is dense but not row-major (channels last, for one).
+
+    >>> strides({"a": torch.zeros(2, 3), "b": torch.zeros(2, 3).t()})
+    {'b': [1, 3]}
+    """
+    kept = {name: torch.empty_like(leaf, device="meta").stride() for name, leaf in leaves.items()}
+    plain = {name: torch.empty(leaf.shape, device="meta").stride() for name, leaf in leaves.items()}
+    return {name: list(found) for name, found in kept.items() if found != plain[name]}
+
+
+def write_tensors(file: Path, leaves: Mapping[str, Tensor]) -> None:
+    """Write leaves that are on the host.
+
+    Reads through constant pointers, so that copy-on-write memory stays shared.
+    """
+    stored = {name: _stored(leaf) for name, leaf in leaves.items()}
+    specs = {
+        name: TensorSpec(
+            dtype=_name(leaf.dtype),
+            shape=list(leaf.shape),
+            data_ptr=leaf.const_data_ptr(),  # pyrefly: ignore[missing-attribute]
+            data_len=leaf.numel() * leaf.element_size(),
+        )
+        for name, leaf in stored.items()
+    }
+    try:
+        serialize_file(specs, file, metadata=None)
+    except SafetensorError as error:
+        raise CheckpointError(f"{file}: cannot be written: {error}; is the disk full?") from error
+
+
+def read_tensors(file: Path, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, Tensor]]:
+    """Read leaves, each into memory of its own.
+
+    Args:
+        file: what `write_tensors` wrote.
+        kinds: name -> what is expected; no others may be there.
+
+    Raises:
+        CheckpointError: the file is damaged, or other leaves are in it.
+    """
+    try:
+        with safe_open(file, framework="pt") as source:
+            _same_names(file, set(source.keys()), set(kinds))
+            for name, kind in kinds.items():
+                # A copy: mapped memory can neither be shared lazily by the states that follow,
+                # nor is it safe from what happens to the file.
+                yield name, _restored(file, name, source.get_tensor(name).clone(), kind)
+    except SafetensorError as error:
+        raise CheckpointError(f"{file}: {error}; it is damaged, use an older checkpoint") from error
+
+
+def header_digest(file: Path) -> str:
+    """Hash the header of a safetensors file: its length (8 bytes, little-endian) and its JSON."""
+    with file.open("rb") as stream:
+        head = stream.read(8)
+        # A damaged length may be anything; safetensors itself refuses headers of more than 100 MB.
+        return hashlib.sha256(head + stream.read(min(int.from_bytes(head, "little"), 100_000_000))).hexdigest()
+
+
+def _stored(leaf: Tensor) -> Tensor:
+    return leaf if _name(leaf.dtype) in _NATIVE else leaf.reshape(-1).view(torch.uint8)
+
+
+def _restored(file: Path, name: str, found: Tensor, kind: Kind) -> Tensor:
+    wanted = DTYPES.get(kind.dtype)
+    if wanted is None:
+        raise CheckpointError(f"{file}: {name} is of {kind.dtype}, which this torch does not have; use a newer one")
+    if (
+        kind.dtype not in _NATIVE
+        and found.dtype == torch.uint8
+        and found.numel() == math.prod(kind.shape) * wanted.itemsize
+    ):
+        found = found.view(wanted).reshape(kind.shape)
+    if found.dtype != wanted or tuple(found.shape) != kind.shape:
+        raise CheckpointError(
+            f"{file}: expected {kind.dtype} {list(kind.shape)} at {name}, found {_name(found.dtype)} "
+            f"{list(found.shape)}; it is damaged, use an older checkpoint"
+        )
+    return found if kind.strides is None else _laid_out(file, name, found, kind.strides)
+
+
+def _laid_out(file: Path, name: str, leaf: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """Put the values into memory in another order."""
+    order = sorted(zip(strides, leaf.shape, strict=False))
+    steps = [stride for stride, size in order if size > 1]
+    sizes = [size for _, size in order if size > 1]
+    if len(strides) != leaf.ndim or steps != [math.prod(sizes[:i]) for i in range(len(sizes))]:
+        raise CheckpointError(f"{file}: {list(strides)} are no dense strides for {list(leaf.shape)} at {name}")
+    return torch.empty_strided(leaf.shape, strides, dtype=leaf.dtype).copy_(leaf)
+
+
+def _same_names(file: Path, found: set[str], wanted: set[str]) -> None:
+    if odd := sorted(found ^ wanted):
+        raise CheckpointError(
+            f"{file}: the leaves {', '.join(odd[:3])} are not both in the file and in its manifest; "
+            "it is damaged, use an older checkpoint"
+        )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,95 @@
+"""Arithmetic of one update out of place, with hyper-parameters that are numbers or tensors.
+
+torch's functional optimizers take hyper-parameters as `alpha=` and `value=` of in-place
+operations and branch on `weight_decay != 0`.  Neither works on a tensor that `vmap` maps
+over, and by a number nothing can be differentiated.  So `trace` states the same operations in
+the same order out of place; for numbers the result is torch's bit for bit, which is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from purerun.optim.optimizer import Bucket, Hyper, Params, Slots
+
+Formula = Callable[..., tuple[Tensor, ...]]
+"""`formula(hyper, param, grad, *slots) -> (param, *slots)` for one parameter."""
+
+
+def each(
+    formula: Formula, params: Params, grads: Params, slots: Mapping[str, Params], buckets: Sequence[Bucket]
+) -> tuple[dict[str, Tensor], Slots]:
+    """Apply a formula to each parameter of the buckets.
+
+    Args:
+        formula: what happens to one parameter.
+        params: name -> tensor.
+        grads: name -> tensor.
+        slots: slot -> name -> tensor, in the order in which the formula takes them.
+        buckets: which parameters, by which hyper-parameters.
+    """
+    moved: dict[str, Tensor] = {}
+    after: dict[str, dict[str, Tensor]] = {slot: {} for slot in slots}
+    for names, hyper in buckets:
+        for name in names:
+            tensors = [params[name], grads[name], *(slot[name] for slot in slots.values())]
+            moved[name], *rest = _real(formula, hyper, tensors)
+            for slot, tensor in zip(after.values(), rest, strict=True):
+                slot[name] = tensor
+    return moved, {**after}
+
+
+def cast(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """Bring a hyper-parameter to the dtype and device of a tensor; a number is fine as it is.
+
+    `vmap` keeps the dtype of some 0-d operands: without this a float64 learning rate would
+    make float64 parameters.
+    """
+    return value.to(like) if isinstance(value, Tensor) else value
+
+
+def times(x: Tensor, scale: float | Tensor) -> Tensor:
+    """Compute `x * scale`."""
+    return x * cast(scale, x)
+
+
+def plus(x: Tensor, y: Tensor, scale: float | Tensor) -> Tensor:
+    """Compute `x + scale * y`.
+
+    >>> plus(torch.ones(2), torch.ones(2), torch.tensor(0.5, dtype=torch.float64))
+    tensor([1.5000, 1.5000])
+    """
+    return torch.addcmul(x, y, scale.to(x)) if isinstance(scale, Tensor) else x.add(y, alpha=scale)
+
+
+def plus_ratio(x: Tensor, a: Tensor, b: Tensor, scale: float | Tensor) -> Tensor:
+    """Compute `x + scale * a / b`."""
+    return x + a * scale.to(x) / b if isinstance(scale, Tensor) else x.addcdiv(a, b, value=scale)
+
+
+def mean(x: Tensor, y: Tensor, keep: float | Tensor) -> Tensor:
+    """Compute the running mean `keep * x + (1 - keep) * y`."""
+    return x.lerp(y, cast(1 - keep, x))
+
+
+def mean_square(x: Tensor, y: Tensor, keep: float | Tensor) -> Tensor:
+    """Compute the running mean of squares `keep * x + (1 - keep) * y**2`."""
+    # As torch does: its two forms differ in the last bit.
+    return mean(x, y.square(), keep) if isinstance(keep, Tensor) else (x * keep).addcmul(y, y, value=1 - keep)
+
+
+def decayed(grad: Tensor, param: Tensor, decay: float | Tensor) -> Tensor:
+    """Add an L2 penalty to a gradient."""
+    # A tensor may hold any value, in `vmap` several at once, so its term is always there.
+    return plus(grad, param, decay) if isinstance(decay, Tensor) or decay != 0 else grad
+
+
+def _real(formula: Formula, hyper: Hyper, tensors: list[Tensor]) -> tuple[Tensor, ...]:
+    """See complex numbers as pairs of real ones, as torch's optimizers do."""
+    if not tensors[0].is_complex():
+        return formula(hyper, *tensors)
+    pairs = formula(hyper, *map(torch.view_as_real, tensors))
+    return tuple(torch.view_as_complex(pair.contiguous()) for pair in pairs)
