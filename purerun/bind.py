@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-Slot: TypeAlias = tuple[dict[str, Any], str]
-"""A place where a module keeps a tensor: the dict, and the key in it."""
+Slot: TypeAlias = tuple[dict[str, Any], str, str]
+"""A place where a module keeps a tensor: the dict, the key in it, and the tensor's name."""
 
 Flags: TypeAlias = list[tuple[dict[str, Any], bool]]
 """The attributes of each inner module, and whether it is to be in training mode."""
@@ -64,7 +64,7 @@ class Binding:
 class _Bound:
     """One `with` block of a binding."""
 
-    __slots__ = ("_attributes", "_binding", "_buffers", "_flags", "_params", "_saved")
+    __slots__ = ("_attributes", "_binding", "_buffers", "_flags", "_flipped", "_own", "_params")
 
     def __init__(
         self, binding: Binding, params: Mapping[str, Tensor], buffers: dict[str, Tensor], flags: Flags
@@ -72,26 +72,26 @@ class _Bound:
         self._binding, self._params, self._buffers, self._flags = binding, params, buffers, flags
 
     def __enter__(self) -> nn.Module:
-        binding = self._binding
+        binding, params, buffers = self._binding, self._params, self._buffers
         self._attributes = _attributes(binding.module) if binding._watch else None
-        saved: list[tuple[dict[str, Any], str, Any]] = []
-        self._saved = saved
-        for place, flag in self._flags:
-            if place["training"] is not flag:
-                saved.append((place, "training", place["training"]))
-                place["training"] = flag
-        for given, slots in ((self._params, binding._params), (self._buffers, binding._buffers)):
-            for (place, key), name in slots:
-                saved.append((place, key, place[key]))
-                place[key] = given[name]
+        self._flipped = [(place, place["training"]) for place, flag in self._flags if place["training"] is not flag]
+        for place, flag in self._flipped:
+            place["training"] = not flag
+        self._own = [place[key] for place, key, _ in (*binding._params, *binding._buffers)]
+        for place, key, name in binding._params:
+            place[key] = params[name]
+        for place, key, name in binding._buffers:
+            place[key] = buffers[name]
         return binding.module
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         binding = self._binding
-        for (place, key), name in binding._buffers:
+        for place, key, name in binding._buffers:
             self._buffers[name] = place[key]
-        for place, key, value in reversed(self._saved):
-            place[key] = value
+        for (place, key, _), own in zip((*binding._params, *binding._buffers), self._own, strict=True):
+            place[key] = own
+        for place, flag in self._flipped:
+            place["training"] = flag
         if self._attributes is not None:
             changed = _restore(binding.module, self._attributes)
             if kind is None:
@@ -102,10 +102,10 @@ class _Bound:
                 binding._watch = False
 
 
-def _slots(module: nn.Module, kind: str, names: Mapping[str, Tensor]) -> list[tuple[Slot, str]]:
+def _slots(module: nn.Module, kind: str, names: Mapping[str, Tensor]) -> list[Slot]:
     first = {id(tensor): name for name, tensor in names.items()}
     return [
-        ((inner.__dict__[kind], key), first[id(tensor)])
+        (inner.__dict__[kind], key, first[id(tensor)])
         for inner in module.modules()
         for key, tensor in inner.__dict__[kind].items()
         if tensor is not None

@@ -21,6 +21,8 @@ Draft: TypeAlias = dict[str, Any]
 REPORT = "metrics"
 """What the last step measured: carried for the reader, neither saved nor hashed nor read by a step."""
 
+COUNTERS = ("epoch", "iter", "cursor")
+
 _NO_BATCH = torch.Size([])
 _clone = torch._lazy_clone
 
@@ -178,8 +180,9 @@ def unseal(state: State, *, lease: bool = False) -> Draft:
 
     Args:
         state: what to open; it stays as it is.
-        lease: the caller will `release` the state before it writes into anything but
-            buffers.  Containers that nobody has looked into are then handed out as they are.
+        lease: the caller will `release` the state before it writes into anything but buffers,
+            and will replace the counters.  Containers that nobody has looked into are then
+            handed out as they are.
 
     >>> state = seal({"params": {"w": torch.zeros(2)}})
     >>> draft = unseal(state)
@@ -187,12 +190,15 @@ def unseal(state: State, *, lease: bool = False) -> Draft:
     >>> state["params"]["w"].tolist()
     [0.0, 0.0]
     """
-    take = _moved if lease else _plain
     draft: Draft = {}
     for name, value in _tree(state).items():
-        if name != REPORT:
+        if name == REPORT:
+            continue
+        if not lease or name == "buffers":
             # The forward pass writes into buffers, and may fail after it has.
-            draft[name] = _plain(value) if name == "buffers" else take(value)
+            draft[name] = _plain(value)
+        else:
+            draft[name] = value if name in COUNTERS else _moved(value)
     draft[REPORT] = {}
     return draft
 

@@ -85,7 +85,7 @@ class Step(ABC):
 
     def grad(self, state: State, batch: Any) -> Grads:
         """Compute the gradients of a batch; the first half of a step."""
-        return self.read(unseal(state), batch)
+        return self._read(unseal(state), state, batch)
 
     def update(self, state: State, grads: Grads) -> State:
         """Make the state after these gradients; the second half of a step."""
@@ -98,32 +98,34 @@ class Step(ABC):
 
     def __call__(self, state: State, batch: Any) -> State:
         """Make the state after one batch: `update(state, grad(state, batch))`."""
-        return self.advance(state, batch)
+        draft = unseal(state)
+        self._write(draft, self._read(draft, state, batch))
+        return seal(draft)
 
-    def advance(self, state: State, batch: Any, position: Position | None = None, *, lease: bool = False) -> State:
-        """Step as a loop does: with the new position in the data, and perhaps with a leased state.
+    def advance(self, state: State, batch: Any, position: Position, *, lease: bool = False) -> State:
+        """Step as a loop does: with the new place in the data, and perhaps with a leased state.
 
         Args:
             state: where to step from.
             batch: what to step on.
-            position: where the run stands in its data after this batch; None leaves it.
+            position: where the run stands in its data after this batch.
             lease: empty `state` once the gradients are in hand, so that the update need
-                not copy.  Until then, and so after any error, the state is whole.
+                not copy.  Until then, and so after an error in the batch or the loss, the
+                state is whole.
         """
         draft = unseal(state, lease=lease)
-        try:
-            grads = self.read(draft, batch)
-        except Exception as error:
-            _explain(error, self, state, batch)
-            raise
-        self.vet(grads)
+        grads = self._read(draft, state, batch)
         if lease:
             release(state)
-        self._write(draft, grads)
-        if position is not None:
-            draft["epoch"], draft["cursor"] = _count(position.epoch), _count(position.cursor)
-            if position.stream is not None:
-                draft["stream"] = position.stream
+        try:
+            self._write(draft, grads)
+        except Exception as error:
+            if lease:
+                error.add_note("the state was leased and is lost with this update; go on from the last checkpoint")
+            raise
+        draft["epoch"], draft["cursor"] = _count(position.epoch), _count(position.cursor)
+        if position.stream is not None:
+            draft["stream"] = position.stream
         return seal(draft)
 
     def finish(self, state: State) -> State:
@@ -155,6 +157,15 @@ class Step(ABC):
         return fresh.replace(kept).replace(scores=state["scores"])
 
     # ------------------------------------------------------------------ inside
+    def _read(self, draft: Draft, state: State, batch: Any) -> Grads:
+        try:
+            grads = self.read(draft, batch)
+        except Exception as error:
+            _explain(error, self, state, batch)
+            raise
+        self.vet(grads)
+        return grads
+
     def _write(self, draft: Draft, grads: Grads) -> None:
         draft["buffers"].update(grads.buffers)
         self.write(draft, grads)

@@ -20,7 +20,7 @@ class DigitsNet(nn.Module):
     Shapes: B batch, C channels, H height, W width.
     """
 
-    def __init__(self, width: int = 32, dropout: float = 0.25) -> None:
+    def __init__(self, width: int = 24, dropout: float = 0.25) -> None:
         super().__init__()
         self.features = nn.Sequential(
             *_block(1, width),
@@ -49,7 +49,7 @@ def loss(model: nn.Module, batch: Any) -> Tensor:
 
 
 recipe = pr.Recipe(
-    model=pr.Module(DigitsNet, width=32, dropout=0.25),
+    model=pr.Module(DigitsNet, width=24, dropout=0.25),
     loss=loss,
     train=pr.Loader(
         pr.data.Digits("train"),
@@ -64,10 +64,10 @@ recipe = pr.Recipe(
     optimizer=pr.optim.SGD(lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True),
     schedule=[
         pr.schedule.Linear(0.1, end=23, by="iter"),  # an epoch of warm-up
-        pr.schedule.Cosine(period=30, end=30),
+        pr.schedule.Cosine(period=20, end=20),
     ],
     metrics={"accuracy": pr.metrics.Accuracy()},
-    epochs=30,
+    epochs=20,
     log="23 iters",  # an epoch has 23 iterations
     seed=0,
 )

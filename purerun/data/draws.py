@@ -8,7 +8,7 @@ is made again with it seeded too, and so is every batch after that.  The samples
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ import torch
 
 from purerun.random import Key, seed_everywhere
 
-# Looking at the two generators costs as much as seeding them for about fifteen samples.
+# Looking whether a generator has moved costs as much as seeding it for about ten samples.
 _FEW = 16
+
+_ANYWHERE = Key(0)
 
 
 class Draws:
@@ -25,54 +27,54 @@ class Draws:
 
     def __init__(self) -> None:
         self._numpy = self._python = False
+        self._still: tuple[Any, Any] = (None, None)
 
-    def samples(self, make: Callable[[int], Any], keys: list[Key], batch: Key) -> list[Any]:
-        """Make samples 0, 1, ...: each with the generators that it draws from at its own key.
+    def samples(self, make: Callable[[int], Any], keys: Sequence[Key]) -> list[Any]:
+        """Make the samples 0, 1, ..., each with the generators that it draws from at its own key.
 
-        Args:
-            make: place -> sample.
-            keys: one for each sample.
-            batch: where the generators stand that no sample draws from.
+        >>> Draws().samples(lambda place: random.random() < 1, [Key.of(0), Key.of(1)])
+        [True, True]
         """
-        if len(keys) < _FEW:
+        if len(keys) < _FEW or (self._numpy and self._python):
             return [_seeded(seed_everywhere, make, key, place) for place, key in enumerate(keys)]
         while True:
-            seed_everywhere(batch)
-            before = self._seen()
+            self._hold_still()
             try:
                 samples = [_seeded(self._seed, make, key, place) for place, key in enumerate(keys)]
             except Exception:
-                if self._learned(before):
+                if self._learned():
                     continue  # with its generators at their keys it may not fail
                 raise
-            if not self._learned(before):
+            if not self._learned():
                 return samples
 
+    def _hold_still(self) -> None:
+        """Put the generators somewhere, to see later whether they have moved."""
+        seed_everywhere(_ANYWHERE)
+        if self._still[0] is None:
+            self._still = _numpy_state(), random.getstate()
+
+    def _learned(self) -> bool:
+        """Find out which generators have moved; say whether that is news."""
+        numpy = not self._numpy and not _same(self._still[0], _numpy_state())
+        python = not self._python and self._still[1] != random.getstate()
+        self._numpy, self._python = self._numpy or numpy, self._python or python
+        return numpy or python
+
     def _seed(self, key: Key) -> None:
-        if self._numpy and self._python:
-            seed_everywhere(key)
-            return
         torch.default_generator.manual_seed(key.value)
         if self._numpy:
             np.random.seed(key.value & 0xFFFFFFFF)  # noqa: NPY002 - what data sets draw from
         if self._python:
             random.seed(key.value)
 
-    def _seen(self) -> tuple[Any, Any]:
-        numpy = None if self._numpy else np.random.get_state()  # noqa: NPY002 - what data sets draw from
-        return numpy, None if self._python else random.getstate()
 
-    def _learned(self, before: tuple[Any, Any]) -> bool:
-        """Compare what was seen before with now; say whether there is something new."""
-        numpy, python = self._seen()
-        self._numpy = moved = self._numpy or not _same(before[0], numpy)
-        new = moved and numpy is not None
-        self._python = moved = self._python or before[1] != python
-        return new or (moved and python is not None)
+def _numpy_state() -> Any:
+    return np.random.get_state()  # noqa: NPY002 - what data sets draw from
 
 
 def _same(one: Any, other: Any) -> bool:
-    return one is other or (one[2:] == other[2:] and np.array_equal(one[1], other[1]))
+    return one[2:] == other[2:] and np.array_equal(one[1], other[1])
 
 
 def _seeded(seed: Callable[[Key], None], make: Callable[[int], Any], key: Key, place: int) -> Any:

@@ -96,4 +96,4 @@ class Fetch:
                 error.add_note(f"while making sample {indices[place]} of the dataset, at {where}")
                 raise
 
-        return self._draws.samples(make, keys, self._batch_key(task))
+        return self._draws.samples(make, keys)

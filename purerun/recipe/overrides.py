@@ -23,7 +23,7 @@ def override(recipe: Value, settings: Iterable[str]) -> Value:
 
     Args:
         recipe: any frozen value.
-        settings: texts `PATH=VALUE`; the value is TOML or a Python literal, and a bare word
+        settings: texts `PATH=VALUE`; the value is a Python literal or TOML, and a bare word
             where a string is wanted.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import types
 from collections.abc import Iterator, Mapping, Sequence, Set, Sized
 from pathlib import Path
@@ -40,11 +41,13 @@ def resolved(value: Any) -> Any:
     qualified names.  What is None is left out.
 
     >>> from purerun.schedule import Constant
-    >>> resolved({"schedule": (Constant(0.5, end=2),), "loss": torch.relu})
+    >>> resolved({"schedule": (Constant(0.5, end=2),), "loss": torch.nn.functional.relu})
     {'schedule': [{'class': 'purerun.schedule.Constant', 'begin': 0, 'end': 2, 'by': 'epoch', 'param': 'lr', \
-'factor': 0.5}], 'loss': 'torch.relu'}
+'factor': 0.5}], 'loss': 'torch.nn.functional.relu'}
     """
     match value:
+        case float() if not math.isfinite(value):
+            return str(value)  # JSON has no such numbers, and manifests hold recipes too
         case bool() | int() | float() | str() | None:
             return value
         case Module():
@@ -82,7 +85,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Differen
     before, after = dict(_flat(old, ())), dict(_flat(new, ()))
     paths = [*before, *(path for path in after if path not in before)]
     pairs = [Difference(path, before.get(path), after.get(path)) for path in paths]
-    return [pair for pair in pairs if pair.old != pair.new or type(pair.old) is not type(pair.new)]
+    # True is no 1 here, but 10 is 10.0.
+    return [pair for pair in pairs if pair.old != pair.new or (type(pair.old) is bool) != (type(pair.new) is bool)]
 
 
 def qualified(target: Any) -> str:

@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import cattrs
-from cattrs.strategies import configure_union_passthrough
 
 
 def typed(text: str, wanted: Any) -> Any:
     """Read a text as a value of a type.
 
-    The text is TOML, a Python literal, or, where a string is wanted, itself.
+    The text is a Python literal, or TOML, or, where a string is wanted, itself.
 
     Raises:
         ValueError: it is no such value.
@@ -32,7 +31,7 @@ def typed(text: str, wanted: Any) -> Any:
     for candidate in (value,) if isinstance(value, str) else (value, text):
         try:
             return _converter().structure(candidate, wanted)
-        # cattrs fails in as many ways as there are types; all of them mean "not this type".
+        # A converter fails in as many ways as there are types; all of them mean "not this one".
         except Exception:  # noqa: BLE001, S112
             continue
     raise ValueError(f"expected {spelled(wanted)}, got {text!r}")
@@ -45,7 +44,7 @@ def spelled(wanted: Any) -> str:
     ('float | None', "'epoch' | 'iter'", 'tuple[int, ...]')
     """
     origin, inner = typing.get_origin(wanted), typing.get_args(wanted)
-    if origin in (typing.Union, types.UnionType):
+    if _is_union(wanted):
         return " | ".join(map(spelled, inner))
     if origin is typing.Literal:
         return " | ".join(map(repr, inner))
@@ -58,25 +57,24 @@ def spelled(wanted: Any) -> str:
 
 def _read(text: str) -> Any:
     try:
-        table = tomllib.loads(f"value = {text}")
-        if list(table) == ["value"]:
-            return table["value"]
-    except tomllib.TOMLDecodeError:
-        pass
-    try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        pass
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
         return text
+    return table["value"] if list(table) == ["value"] else text
 
 
 def _converter() -> cattrs.Converter:
     """Make a converter that takes values as they are or not at all."""
     converter = cattrs.Converter(forbid_extra_keys=True, prefer_attrib_converters=True, detailed_validation=False)
-    for kind in (bool, int, str):
+    for kind in (bool, int, str, types.NoneType):
         converter.register_structure_hook(kind, _exactly(kind))
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook_factory(_is_sequence, _from_sequences_only)
-    configure_union_passthrough(bool | int | float | str | None, converter, accept_ints_as_floats=True)
+    converter.register_structure_hook_factory(_is_union, _one_of)
     return converter
 
 
@@ -93,6 +91,25 @@ def _number(value: Any, _: Any) -> float:
     if type(value) not in (int, float):
         raise TypeError(f"expected float, got {value!r}")
     return float(value)
+
+
+def _is_union(wanted: Any) -> bool:
+    return typing.get_origin(wanted) in (typing.Union, types.UnionType)
+
+
+def _one_of(wanted: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    members = typing.get_args(wanted)
+
+    def check(value: Any, _: Any) -> Any:
+        # Its own type first, so that 1 stays whole where both int and float are taken.
+        for member in sorted(members, key=lambda member: member is not type(value)):
+            try:
+                return converter.structure(value, member)
+            except Exception:  # noqa: BLE001, S112
+                continue
+        raise TypeError(f"expected {spelled(wanted)}, got {value!r}")
+
+    return check
 
 
 def _is_sequence(wanted: Any) -> bool:

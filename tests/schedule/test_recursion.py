@@ -142,11 +142,9 @@ def move_one_cycle(x, s, value, base):
             (2 * x.pct_start * steps - 2, x.peak, first),
             (steps - 1, first, first / x.final_div_factor),
         ]
-    begin = 0.0
-    for end, start, stop in phases:
-        if s <= end:
-            break
-        begin = end
+    index = next(i for i, (end, _, _) in enumerate(phases) if s <= end)
+    begin = phases[index - 1][0] if index else 0.0
+    end, start, stop = phases[index]
     done = (s - begin) / (end - begin) if end != begin else 1.0
     if x.anneal == "linear":
         return (stop - start) * done + start
@@ -321,7 +319,7 @@ def test_far_ahead():
     """An overlap without an end is right and the same at iteration 100,000 if that is the first that is asked for."""
     schedules = [Exponential(0.9999, by="iter"), Cosine(period=1000, floor=0.01, by="iter")]
     base = 0.1
-    *_, (expected, largest) = recursion(schedules, base, 100_001)
+    *_, (expected, _) = recursion(schedules, base, 100_001)
 
     first_asked = Plan(schedules)(0, 100_000)
     plan = Plan(schedules)
