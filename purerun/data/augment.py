@@ -63,7 +63,7 @@ class Compose(Augment):
     """Augmentations one after the other, each with a chance of its own.
 
     >>> batch = {"image": torch.rand(4, 1, 8, 8)}
-    >>> chance = Chance(Key.of(0, "sample", 0), torch.arange(4))
+    >>> chance = Chance(pr.Key.of(0, "sample", 0), torch.arange(4))
     >>> Compose([Shift(1), Noise(0.1)])(batch, chance)["image"].shape
     torch.Size([4, 1, 8, 8])
     """

@@ -27,7 +27,7 @@ class Digits(InMemory):
 
     >>> digits = Digits("test")
     >>> digits, len(digits)
-    (Digits(split='test'), 360)
+    (Digits(split='test'), 359)
     """
 
     split: Literal["train", "test"] = attrs.field(default="train", validator=attrs.validators.in_(("train", "test")))

@@ -11,6 +11,7 @@ from torch import nn
 
 from purerun.random import Key, keyed_everywhere
 from purerun.state import State
+from purerun.step import Step
 from purerun.testing import snapshot
 from purerun.testing.broken import LawBroken
 from purerun.testing.snapshot import Snapshot, changed
@@ -22,8 +23,8 @@ def check_purity(step: Callable[[State, Any], State], state: State, batch: Any, 
     """Check that a step is a function of its arguments, and nothing else.
 
     It changes neither the state, nor the batch, nor a module, nor a global (generators, modes).
-    Called again it gives the same bits: also with other global chance, without gradients, and
-    with other weights in the module itself.  A state that is kept stays as it is.
+    Called again it gives the same bits: also with other global chance, without gradients, with
+    other weights in the module itself, and by its two halves.  A state that is kept stays as it is.
 
     Args:
         step: a step, or any function from state and batch to state.
@@ -51,6 +52,7 @@ def check_purity(step: Callable[[State, Any], State], state: State, batch: Any, 
         kept.append((state, snapshot.of_state(state)))
         after = _stepped(step, state, batch)
         _repeat(step, state, batch, after)
+        _halve(step, state, batch, after)
         state = after
     for older, looks in kept:
         for path in changed(looks, snapshot.of_state(older)):
@@ -104,20 +106,31 @@ def _repeat(step: Callable[[State, Any], State], state: State, batch: Any, first
             raise LawBroken(LAW, f"the step gave other bits {when}", iteration=int(state["iter"]), leaf=path)
 
 
+def _halve(step: Callable[[State, Any], State], state: State, batch: Any, whole: State) -> None:
+    """Step by the two halves, which must make the whole."""
+    if not isinstance(step, Step):
+        return
+    halves = step.update(state, step.grad(state, batch))
+    for path in changed(snapshot.of_state(whole), snapshot.of_state(halves)):
+        cause = "update(state, grad(state, batch)) gave other bits than step(state, batch)"
+        raise LawBroken(LAW, cause, iteration=int(state["iter"]), leaf=path)
+
+
 @contextmanager
 def _others(models: list[nn.Module]) -> Iterator[None]:
-    """Give modules other weights for a while."""
+    """Give modules other weights and flags for a while."""
     flags = [(inner, inner.training) for model in models for inner in model.modules()]
-    tensors = {id(t): t for model in models for t in [*model.parameters(), *model.buffers()]}.values()
-    saved = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    tensors = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
+    data = [tensor.data for tensor in tensors]
     try:
         for model in models:
             model.eval()
         for tensor in tensors:
-            tensor.detach().copy_(torch.ones_like(tensor))
+            # Another memory, rather than another value: the module's own is left alone.
+            tensor.data = torch.ones_like(tensor)
         yield
     finally:
-        for tensor, value in saved:
-            tensor.detach().copy_(value)
+        for tensor, own in zip(tensors, data, strict=True):
+            tensor.data = own
         for inner, flag in flags:
             inner.training = flag

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 import random
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -68,7 +69,7 @@ def of_module(module: nn.Module, path: str) -> Snapshot:
                 looks[f"{where}.{name}"] = f"{id(tensor)} {describe(tensor)} {tensor.requires_grad} {grad}"
         for name, value in inner.__dict__.items():
             if name not in ("training", "_parameters", "_buffers", "_modules", *_CACHES):
-                looks[f"{where}.{name}"] = f"{id(value)} {_inside(value)}"
+                looks[f"{where}.{name}"] = _inside(value)
     return looks
 
 
@@ -134,14 +135,21 @@ def _text(value: Any) -> str:
         return hashlib.sha256(repr(value).encode()).hexdigest()
 
 
-def _inside(value: Any) -> str:
+def _inside(value: Any, depth: int = 3) -> str:
+    """Look into a plain attribute: tensors and arrays by their bytes, objects by what they hold."""
     if isinstance(value, Tensor):
         return describe(value)
-    if isinstance(value, dict):
-        return str({key: id(item) for key, item in value.items()})
-    if isinstance(value, list | set | tuple):
-        return str([id(item) for item in value])
-    return ""
+    if isinstance(value, np.ndarray):
+        return of_batch(value)["batch"]
+    if isinstance(value, bool | int | float | complex | str | bytes | None):
+        return repr(value)
+    if depth and isinstance(value, Mapping):
+        return str([(str(name), _inside(inner, depth - 1)) for name, inner in value.items()])
+    if depth and isinstance(value, list | tuple | set | frozenset | deque):
+        return str([_inside(inner, depth - 1) for inner in value])
+    if depth and not callable(value) and not isinstance(value, nn.Module):
+        return f"{id(value)} {_inside(getattr(value, '__dict__', None), depth - 1)}"
+    return str(id(value))
 
 
 def _walk(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:

@@ -93,3 +93,22 @@ def test_no_value_is_read(row: Row):
     score = row.metric.compute(row.metric.reduce([tally, tally]))
 
     assert {"meta"} == {value.device.type for value in (score.values() if isinstance(score, dict) else [score])}
+
+
+@pytest.mark.parametrize("row", OURS, ids=lambda row: row.name)
+def test_mapped_over_runs(row: Row):
+    """Many runs are judged at once under vmap, each with the score that it has alone."""
+
+    def judged(output, batch):
+        return metrics.compute({"m": row.metric}, {"m": row.metric.update(row.metric.init(), output, batch)})
+
+    runs = row.batches((6, 6, 6))
+    outputs, batches = torch.stack([output for output, _ in runs]), [batch for _, batch in runs]
+    keys = list(batches[0]) if isinstance(batches[0], dict) else range(len(batches[0]))
+    stacked = {key: torch.stack([batch[key] for batch in batches]) for key in keys}
+
+    together = torch.vmap(judged)(outputs, stacked)
+
+    for name, value in together.items():
+        alone = torch.stack([judged(output, batch)[name] for output, batch in runs])
+        torch.testing.assert_close(alone, value, rtol=1e-6, atol=1e-7)

@@ -1,0 +1,88 @@
+"""The command line.
+
+One file for each group of commands.  They import what they need inside their functions:
+`purerun --help` must answer at once, and torch takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import NoReturn
+
+from cyclopts import App, CycloptsError
+
+from purerun import __version__
+from purerun.cli import looks, runs
+from purerun.cli.exits import DONE, INTERRUPTED, MISTAKE, TERMINATED, is_mistake, say
+
+app = App(
+    name="purerun",
+    help="Training runs as values: the same inputs give the same bits.",
+    version=f"purerun {__version__}",
+    help_format="plaintext",  # the renderers of richer texts take longer to import than all else
+)
+app.command(runs.train)
+app.command(runs.test)
+app.command(looks.show)
+app.command(looks.schedule)
+app.command(looks.digest)
+
+
+def main(tokens: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit: 0 done, 2 a mistake of the user, 130 and 143 stopped, 1 anything else.
+
+    Args:
+        tokens: the words of the command line; None for those of this process.
+    """
+    # Until a training run takes over, SIGTERM ends the process as Ctrl-C does: by an exception.
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run(sys.argv[1:] if tokens is None else tokens))
+
+
+def run(tokens: Sequence[str]) -> int:
+    """Run a command and say how it ended.
+
+    Raises:
+        Exception: something that is nobody's mistake but ours, or of the code of a recipe.
+    """
+    try:
+        ended = app(
+            list(completed(tokens)), exit_on_error=False, print_error=False, result_action="return_value"
+        )
+    except CycloptsError as error:
+        say(f"{_one_line(error)} (purerun --help lists what there is)")
+        return MISTAKE
+    except KeyboardInterrupt:
+        say("interrupted; there was nothing to save")
+        return INTERRUPTED
+    except Exception as error:
+        if not is_mistake(error):
+            raise
+        say(str(error))
+        return MISTAKE
+    return DONE if ended is None else ended
+
+
+def completed(tokens: Iterable[str]) -> Iterator[str]:
+    """Say `last` after a `--resume` that names no checkpoint.
+
+    The next word is a checkpoint unless it is an option or a recipe.
+
+    >>> list(completed(["train", "--resume", "digits.py"])), list(completed(["train", "digits.py", "--resume"]))
+    (['train', '--resume', 'last', 'digits.py'], ['train', 'digits.py', '--resume', 'last'])
+    """
+    for token, after in pairwise([*tokens, "--"]):
+        yield token
+        if token == "--resume" and (after.startswith("-") or after.endswith(".py")):
+            yield "last"
+
+
+def _one_line(error: CycloptsError) -> str:
+    return " ".join(str(error).split()).removesuffix(".")
+
+
+def _terminate(*_: object) -> NoReturn:
+    sys.exit(TERMINATED)

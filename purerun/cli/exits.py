@@ -1,0 +1,37 @@
+"""How a command ends: exit codes, and which errors are the user's own mistakes."""
+
+from __future__ import annotations
+
+import sys
+
+DONE = 0
+FAILED = 1
+MISTAKE = 2
+INTERRUPTED = 128 + 2  # as shells say it of SIGINT
+TERMINATED = 128 + 15  # and of SIGTERM
+
+
+class Mistake(Exception):
+    """Something that the user asked for cannot be done; the message says what to do instead."""
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal something.  Results go to stdout, all else here."""
+    print(f"purerun: {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def is_mistake(error: Exception) -> bool:
+    """Say whether an error explains itself: whoever reads it needs no traceback."""
+    if isinstance(error, Mistake):
+        return True
+    # Who raised one of these has imported torch already.
+    from purerun.bind import ModelError
+    from purerun.checkpoint import CheckpointError
+    from purerun.grad import LossError
+    from purerun.loop import EmptyLoader
+    from purerun.recipe import RecipeError
+    from purerun.state import StateError
+    from purerun.step import BatchError, NonFiniteLoss
+
+    known = (BatchError, CheckpointError, EmptyLoader, LossError, ModelError, NonFiniteLoss, RecipeError, StateError)
+    return isinstance(error, known)

@@ -1,0 +1,69 @@
+"""A file of JSON lines that only grows, and is cut when a run goes back."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from purerun.checkpoint import JSON
+from purerun.sinks.sink import SinkError
+
+
+class LostLines(UserWarning):
+    """A log is shorter than its checkpoint says."""
+
+
+def encoded(value: float) -> float | str:
+    """Write a number so that every JSON reader takes it, and `float(...)` reads it back.
+
+    JSON has no NaN and no infinities: they become the strings "nan", "inf" and "-inf".
+
+    >>> encoded(0.1), encoded(float("nan")), float(encoded(float("-inf")))
+    (0.1, 'nan', -inf)
+    """
+    return value if math.isfinite(value) else str(value)
+
+
+class LineFile:
+    """An open file of lines; each is on its way to the disk when `append` returns.
+
+    Raises:
+        SinkError: the file holds something, and neither is the run resumed nor may it be overwritten.
+    """
+
+    def __init__(self, path: Path, *, resumed: bool, overwrite: bool) -> None:
+        self.path = path
+        if not resumed and not overwrite and path.exists() and path.stat().st_size:
+            raise SinkError(
+                f"{path} holds the log of another run; go on with it (watch(..., resume=...)), replace it "
+                "(watch(..., overwrite=True)), or choose another place"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = path.open("ab", buffering=0)
+        if not resumed:
+            self.cut(0)
+
+    def append(self, line: Mapping[str, JSON]) -> None:
+        """Write one line."""
+        self._stream.write((json.dumps(line, allow_nan=False) + "\n").encode())
+
+    def size(self) -> int:
+        """Say how long it is, in bytes, once all of that is on the disk."""
+        os.fsync(self._stream.fileno())
+        return os.fstat(self._stream.fileno()).st_size
+
+    def cut(self, size: int) -> None:
+        """Take away what lies after the first `size` bytes; warn if there are not so many."""
+        have = os.fstat(self._stream.fileno()).st_size
+        if have < size:
+            warnings.warn(LostLines(f"{self.path}: expected {size} bytes of log, found {have}"), stacklevel=2)
+            size = self.path.read_bytes().rfind(b"\n") + 1
+        os.truncate(self._stream.fileno(), size)
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._stream.close()

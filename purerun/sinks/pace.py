@@ -1,0 +1,63 @@
+"""How far a run is: its total, told in iterations or epochs, as iterations."""
+
+from __future__ import annotations
+
+import attrs
+
+from purerun.hooks import Every, every
+
+
+def total(spec: str | int | None) -> Every | None:
+    """Read a total: "12 epochs", "5000 iters", a number of iterations, or None for unknown.
+
+    >>> total("12 epochs"), total(None)
+    (Every(count=12, unit='epoch', begin=1, changes=()), None)
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if spec is None:
+        return None
+    read = every(spec)
+    if not isinstance(read, Every):
+        raise ValueError(f'expected a total such as "12 epochs" or 5000, got {spec!r}')
+    return read
+
+
+@attrs.define
+class Pace:
+    """What has been seen of a run's speed.
+
+    A total in epochs becomes one in iterations when the run is first seen in another epoch
+    than before; until then how long an epoch is cannot be known.
+
+    Attributes:
+        total: the end of the run.
+        begun: seconds on the clock when watching began.
+    """
+
+    total: Every | None
+    begun: float
+    _first: int | None = None
+    _seen: tuple[int, int] | None = None
+    _epoch: float | None = None
+
+    def look(self, epoch: int, iter: int, now: float) -> float | None:
+        """Estimate the seconds that are left, from all iterations since watching began."""
+        if self._first is None:
+            self._first = iter
+        if self._seen is not None and epoch > self._seen[0]:
+            self._epoch = iter / epoch
+        self._seen = (epoch, iter)
+        end = self.iterations()
+        if end is None or iter <= self._first:
+            return None
+        return max(0.0, end - iter) * (now - self.begun) / (iter - self._first)
+
+    def iterations(self) -> float | None:
+        """Say how many iterations the run has, as far as is known."""
+        if self.total is None:
+            return None
+        if self.total.unit == "iter":
+            return float(self.total.count)
+        return None if self._epoch is None else self.total.count * self._epoch

@@ -1,0 +1,89 @@
+"""News of validations: when the scores of a state were made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from purerun.checkpoint import JSON
+from purerun.sinks.lines import encoded
+
+COUNTER = "iter"
+"""A score of this name (after the validation's prefix), int64, says which iteration was judged."""
+
+
+@attrs.frozen
+class Judged:
+    """The scores of one validation.
+
+    Attributes:
+        iter: the iteration whose state was judged.
+        scores: name -> value.
+    """
+
+    iter: int
+    scores: dict[str, float]
+
+
+class Scores:
+    """What is known of the scores in a state.
+
+    A validation is noticed by its counter, so that it is noticed when it gives the same scores
+    again.  Scores without a counter are news when one of them has another value.
+    """
+
+    def __init__(self) -> None:
+        self._groups: dict[str, tuple[str, ...]] | None = None
+        self._known: dict[str, JSON] = {}
+
+    def news(self, scores: Mapping[str, Any], iter: int) -> Iterator[Judged]:
+        """Give the validations that have happened since the last look.
+
+        Args:
+            scores: the entry of the state.
+            iter: the iteration that it is of.
+        """
+        if self._groups is None:
+            self._groups = grouped(scores)
+        for counter, names in self._groups.items():
+            now: JSON = scores[counter].item() if counter else [encoded(scores[name].item()) for name in names]
+            before = self._known.get(counter)
+            if now == before:
+                continue
+            self._known[counter] = now
+            judged = now if isinstance(now, int) else iter
+            # At first sight, scores of another iteration are old: only those from before training are told.
+            if before is not None or (counter and judged in (0, iter)):
+                yield Judged(judged, {name: scores[name].item() for name in names})
+
+    def memory(self) -> JSON:
+        """Say what is known: counter -> its value; the values themselves where there is none."""
+        return dict(self._known)
+
+    def recall(self, memory: Mapping[str, JSON]) -> None:
+        """Go on with what was known."""
+        self._known = dict(memory)
+
+
+def grouped(scores: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Sort scores by the validation they come from: counter -> names; "" for those without one.
+
+    A score belongs to the counter with the longest prefix that its name begins with.
+
+    >>> scores = {"iter": torch.tensor(1), "acc": torch.tensor(0.5), "ema_iter": torch.tensor(1), "ema_acc": torch.tensor(0.5)}
+    >>> grouped(scores)
+    {'ema_iter': ('ema_acc',), 'iter': ('acc',)}
+    """
+    leaves = {name: leaf for name, leaf in scores.items() if isinstance(leaf, Tensor) and not leaf.ndim}
+    counters = [name for name, leaf in leaves.items() if name.endswith(COUNTER) and leaf.dtype == torch.int64]
+    groups: dict[str, tuple[str, ...]] = {}
+    left = [name for name in leaves if name not in counters]
+    for counter in sorted(counters, key=len, reverse=True):
+        prefix = counter.removesuffix(COUNTER)
+        groups[counter] = tuple(name for name in left if name.startswith(prefix))
+        left = [name for name in left if not name.startswith(prefix)]
+    return {**groups, "": tuple(left)} if left else groups
