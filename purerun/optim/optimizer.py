@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import attrs
 import torch
@@ -56,10 +56,12 @@ class Optimizer(ABC):
             that matches wins.
     """
 
-    closes: ClassVar[bool] = False
-    """Whether an update needs the closure: loss and gradients at other parameters."""
-
     groups: tuple[Group, ...] = attrs.field(default=(), kw_only=True, converter=tuple, validator=_known)
+
+    @property
+    def closes(self) -> bool:
+        """Whether an update needs the closure: loss and gradients at other parameters."""
+        return False
 
     @abstractmethod
     def init(self, params: Params) -> Slots:
