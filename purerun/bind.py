@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from purerun import attributes
+
 Slot: TypeAlias = tuple[dict[str, Any], str, str]
 """A place where a module keeps a tensor: the dict, the key in it, and the tensor's name."""
 
@@ -64,7 +66,7 @@ class Binding:
 class _Bound:
     """One `with` block of a binding."""
 
-    __slots__ = ("_attributes", "_binding", "_buffers", "_flags", "_flipped", "_own", "_params")
+    __slots__ = ("_binding", "_buffers", "_flags", "_flipped", "_notes", "_own", "_params", "_versions")
 
     def __init__(
         self, binding: Binding, params: Mapping[str, Tensor], buffers: dict[str, Tensor], flags: Flags
@@ -73,7 +75,9 @@ class _Bound:
 
     def __enter__(self) -> nn.Module:
         binding, params, buffers = self._binding, self._params, self._buffers
-        self._attributes = _attributes(binding.module) if binding._watch else None
+        self._notes = attributes.note(binding.module) if binding._watch else None
+        if binding._watch:
+            self._versions = {name: param._version for name, param in params.items()}
         self._flipped = [(place, place["training"]) for place, flag in self._flags if place["training"] is not flag]
         for place, flag in self._flipped:
             place["training"] = not flag
@@ -84,22 +88,47 @@ class _Bound:
             place[key] = buffers[name]
         return binding.module
 
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        binding = self._binding
-        for place, key, name in binding._buffers:
-            self._buffers[name] = place[key]
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        binding, buffers = self._binding, self._buffers
+        found = [place[key] for place, key, _ in binding._buffers]
         for (place, key, _), own in zip((*binding._params, *binding._buffers), self._own, strict=True):
             place[key] = own
         for place, flag in self._flipped:
             place["training"] = flag
-        if self._attributes is not None:
-            changed = _restore(binding.module, self._attributes)
-            if kind is None:
-                if changed:
-                    raise _memory(binding.module, changed)
-                # A forward that remembers does so on its first run: looking at every
-                # attribute of every module each time would cost more than a small step.
-                binding._watch = False
+        if self._notes is not None:
+            self._judge(attributes.restore(binding.module, self._notes), failed=kind is not None)
+        if kind is None:
+            for (_, _, name), tensor in zip(binding._buffers, found, strict=True):
+                if tensor is not buffers[name]:
+                    buffers[name] = _rebound(name, buffers[name], tensor)
+
+    def _judge(self, changed: list[str], *, failed: bool) -> None:
+        """Refuse a forward that remembers, or that writes into parameters."""
+        if failed:
+            return
+        if changed:
+            raise _memory(self._binding.module, changed)
+        for name, version in self._versions.items():
+            if self._params[name]._version != version:
+                raise ModelError(
+                    f"expected the forward to leave parameters alone, but it writes into `{name}`; "
+                    "change it in a wrapper around `update`"
+                )
+        # A forward that remembers does so on its first run: looking at every attribute of
+        # every module each time would cost more than a small step.
+        self._binding._watch = False
+
+
+def _rebound(name: str, given: Tensor, tensor: Any) -> Tensor:
+    """Take a buffer that the forward has bound anew: its values, in memory of its own."""
+    if not isinstance(tensor, Tensor) or tensor.shape != given.shape or tensor.dtype != given.dtype:
+        got = f"{tensor.dtype} {list(tensor.shape)}" if isinstance(tensor, Tensor) else repr(tensor)
+        raise ModelError(
+            f"expected the forward to keep the buffer `{name}` of {given.dtype} {list(given.shape)}, it made it {got}; "
+            "make it at its full size in `__init__`"
+        )
+    own = tensor.detach().clone()
+    return own if own.stride() == given.stride() else torch.empty_like(given).copy_(own)
 
 
 def _slots(module: nn.Module, kind: str, names: Mapping[str, Tensor]) -> list[Slot]:
@@ -123,55 +152,12 @@ def _modes(module: nn.Module, *, training: bool) -> Flags:
             inner.training = flag
 
 
-_OWN = {"_parameters", "_buffers", "_modules", "training"}
-# RNN layers of torch keep a list of their own weights, made anew from the slots.
-_CACHES = {"_flat_weights", "_flat_weight_refs"}
-
-
-def _attributes(module: nn.Module) -> dict[tuple[str, str], tuple[Any, Any]]:
-    """Note the plain attributes of every inner module: the value, and how it looks inside."""
-    return {
-        (path, key): (value, _inside(value))
-        for path, inner in module.named_modules()
-        for key, value in inner.__dict__.items()
-        if key not in _OWN and not (key in _CACHES and isinstance(inner, nn.RNNBase))
-    }
-
-
-def _inside(value: Any) -> Any:
-    """Copy what a container holds, so that a change in place shows."""
-    if isinstance(value, Tensor):
-        return value._version
-    if isinstance(value, dict):
-        return {key: id(item) for key, item in value.items()}
-    if isinstance(value, list | set):
-        return [id(item) for item in value]
-    return None
-
-
-def _restore(module: nn.Module, before: dict[tuple[str, str], tuple[Any, Any]]) -> list[str]:
-    """Put plain attributes back that were rebound, and name all that changed."""
-    after = _attributes(module)
-    inner = dict(module.named_modules())
-    changed = [place for place in {**before, **after} if not _same(before.get(place), after.get(place))]
-    for path, key in changed:
-        if (path, key) in before:
-            inner[path].__dict__[key] = before[path, key][0]
-        else:
-            del inner[path].__dict__[key]
-    return sorted(f"{path}.{key}".lstrip(".") for path, key in changed)
-
-
-def _same(a: tuple[Any, Any] | None, b: tuple[Any, Any] | None) -> bool:
-    return a is not None and b is not None and a[0] is b[0] and a[1] == b[1]
-
-
 def _memory(module: nn.Module, changed: list[str]) -> ModelError:
     names = ", ".join(f"`{name}`" for name in changed)
     return ModelError(
         f"expected {type(module).__name__}.forward to leave plain Python attributes alone, but it changed {names}; "
-        "what it remembers must be part of the state: keep it in a buffer (`self.register_buffer(...)`), "
-        "or compute it in `__init__`"
+        "what it remembers must be part of the state: keep it in a buffer (`self.register_buffer(...)` in `__init__`), "
+        "or compute it there. The old spectral_norm and weight_norm do this: use torch.nn.utils.parametrizations"
     )
 
 
@@ -184,6 +170,12 @@ def _refuse(module: nn.Module) -> None:
         if remedy:
             where = f"the model's part `{path}`" if path else "the model"
             raise ModelError(f"expected a plain nn.Module, but {where} is a {type(inner).__name__}: {remedy}")
+    for name, param in module.named_parameters():
+        if param._backward_hooks or param._post_accumulate_grad_hooks:
+            raise ModelError(
+                f"expected parameters without hooks, but `{name}` has one, which would never run; "
+                "change gradients in a wrapper around `grad`"
+            )
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if is_lazy(tensor):
             raise ModelError(

@@ -201,9 +201,11 @@ def _scalar(total: Any, what: str) -> Tensor:
 
 
 def _detached(total: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    metrics = {"loss": total.detach()}
+    # Cloned where it may be a view of a parameter, which the update will write into.
+    metrics = {"loss": total.detach().clone() if total._is_view() else total.detach()}
     for name, term in terms.items():
-        metrics[name] = term.detach() if isinstance(term, Tensor) else torch.tensor(term)
+        if name != "loss":
+            metrics[name] = term.detach().clone() if isinstance(term, Tensor) else torch.tensor(term)
     return metrics
 
 

@@ -65,6 +65,15 @@ def fingerprint(text: str) -> Tensor:
     return torch.frombuffer(bytearray(raw), dtype=torch.uint8).clone()
 
 
+def recall(mark: str) -> str | None:
+    """Find the text with a fingerprint (64 hex digits), if this process has seen it.
+
+    >>> recall(bytes(fingerprint("lr=1").tolist()).hex())
+    'lr=1'
+    """
+    return _TEXTS.get(mark)
+
+
 def difference(old: Tensor, text: str) -> str:
     r"""Say in which lines the program with fingerprint `old` differs from a text.
 
@@ -72,7 +81,7 @@ def difference(old: Tensor, text: str) -> str:
     - lr=1
     + lr=2
     """
-    known = _TEXTS.get(bytes(old.tolist()).hex())
+    known = recall(bytes(old.tolist()).hex())
     if known is None:
         return f"its text is not known here; this step is\n{text}"
     lines = difflib.unified_diff(known.splitlines(), text.splitlines(), lineterm="", n=0)

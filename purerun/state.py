@@ -131,14 +131,6 @@ make sure the key is present.
         _merge(draft, {**(changes or {}), **named}, ())
         return seal(draft)
 
-    def without(self, *names: str) -> State:
-        """Make a state that lacks some top-level entries.
-
-        >>> seal({"iter": torch.tensor(0), "ema": {"w": torch.zeros(1)}}).without("ema").names()
-        ('iter',)
-        """
-        return seal({name: value for name, value in _plain(self).items() if name not in names})
-
     def hold(self) -> State:
         """Make a value of a leased state: it stays whole when the loop moves on."""
         return seal(_plain(self))
@@ -147,8 +139,31 @@ make sure the key is present.
         """List the top-level entries."""
         return tuple(_tree(self))
 
-    def __copy__(self) -> State:
+    def copy(self) -> State:
+        """Make the same value again, in containers and tensors of its own (copy-on-write)."""
         return self.hold()
+
+    __copy__ = copy
+
+    def clone(self, recurse: bool = True, **_: Any) -> State:  # noqa: FBT001, FBT002  (TensorDict's signature)
+        """Make the same value again; lazily, as all copies of a state are."""
+        return self.hold()
+
+    def select(self, *names: str, **_: Any) -> State:  # type: ignore[override]
+        """Make a state of some top-level entries.
+
+        >>> seal({"iter": torch.tensor(0), "ema": {"w": torch.zeros(1)}}).select("iter").names()
+        ('iter',)
+        """
+        return seal({name: _plain(value) for name, value in _tree(self).items() if name in names})
+
+    def exclude(self, *names: str, **_: Any) -> State:  # type: ignore[override]
+        """Make a state that lacks some top-level entries.
+
+        >>> seal({"iter": torch.tensor(0), "ema": {"w": torch.zeros(1)}}).exclude("ema").names()
+        ('iter',)
+        """
+        return seal({name: _plain(value) for name, value in _tree(self).items() if name not in names})
 
     def unlock_(self) -> NoReturn:  # type: ignore[override]
         """Refuse: a state is a value."""
@@ -190,6 +205,10 @@ def unseal(state: State, *, lease: bool = False) -> Draft:
     >>> state["params"]["w"].tolist()
     [0.0, 0.0]
     """
+    if not isinstance(state, State):
+        raise StateError(
+            f"expected a State, got {type(state).__name__}; make one with step.init(seed) or pr.load(path)"
+        )
     draft: Draft = {}
     for name, value in _tree(state).items():
         if name == REPORT:

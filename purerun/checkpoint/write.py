@@ -69,7 +69,7 @@ def save(
             parent=parent,
             fingerprint=mark,
             # Whoever made the state in this process, or loaded it, has left the text there.
-            program=program._TEXTS.get(mark) if mark else None,
+            program=program.recall(mark) if mark else None,
             recipe=recipe,
             memory=dict(memory or {}),
             versions=_versions(),

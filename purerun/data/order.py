@@ -202,7 +202,7 @@ class _Laps:
             last = min(first + stop - start, self._length)
             parts.append(self._inner(lap)(first, last))
             start += last - first
-        return torch.cat(parts) if len(parts) != 1 else parts[0]
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 
     def _inner(self, lap: int) -> Reader:
         if lap != self._lap:

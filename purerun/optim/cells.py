@@ -327,6 +327,28 @@ def merged(a: Cell, b: Cell) -> Cell:
     return Either(tuple(kinds[kind] for kind in sorted(kinds))) if len(kinds) > 1 else next(iter(kinds.values()))
 
 
+def roomy(cell: Cell, like: Tensor) -> Cell:
+    """Give a number that has come as two types a place for each type of number.
+
+    What is an int here and a 0-d tensor there (the step length of a line search) will be a
+    float elsewhere.
+
+    Args:
+        cell: any cell.
+        like: a tensor of the dtype and device that a 0-d tensor would have.
+    """
+    kinds = {option.kind: option for option in _options(cell)}
+    tensor = kinds.get("tensor")
+    numbers = [kind for kind in ("int", "float") if kind in kinds]
+    if isinstance(tensor, Whole) and not tensor.shape:
+        numbers.append("tensor")
+    if len(numbers) < 2:
+        return cell
+    every = {"int": Scalar(int), "float": Scalar(float), "tensor": Whole(torch.Size(), like.dtype, like.device)}
+    kinds = every | kinds
+    return Either(tuple(kinds[kind] for kind in sorted(kinds)))
+
+
 def settled(cell: Cell, capacity: int | None) -> Cell:
     """Give lists their final form: like items are stacked, and one that grows gets its capacity.
 

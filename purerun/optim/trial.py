@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from purerun.identity import read_bytes
-from purerun.optim.cells import ABSENT, Cell, Constant, Unkeepable, merged, seen, settled
-from purerun.optim.knobs import Knob, knobs
+from purerun.optim.cells import ABSENT, Cell, Constant, Unkeepable, merged, roomy, seen, settled
+from purerun.optim.knobs import Knob, knobs, turned
 from purerun.optim.optimizer import Bucket, Params
 from purerun.optim.proxy import Memory, Proxy, changes
 from purerun.random import Key, keyed_everywhere
@@ -82,7 +82,7 @@ def memory(
     params = {name: _pattern(param, 0) for name, param in params.items()}
     trial = functools.partial(_Trial, cls, options, known, params)
     runs = [trial(feeds) for feeds in _SCENARIOS[known.mode]]
-    found = _joined([sample for run in runs for sample in run.watched()], capacity)
+    found = _joined(params, [sample for run in runs for sample in run.watched()], capacity)
     for run in runs:
         run.check(found)
     return found
@@ -112,6 +112,8 @@ class _Trial:
         with keyed_everywhere(Key.of(0, "trial")):
             proxy = self.proxy(params)
             (group,) = proxy.optimizer.param_groups
+            # As floats from the start, since that is how they come back from the state.
+            group.update(turned(self.known.knobs, proxy.optimizer.defaults, self.base()))
             for feed in self.feeds:
                 before = {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
                 proxy.lend(params, self.grads(feed, params))
@@ -130,7 +132,7 @@ class _Trial:
     def check(self, found: Memory) -> None:
         """Run it purely, with a new optimizer at each step; it must go the same way."""
         params, slots = _cloned(self.params), found.blank()
-        buckets = [Bucket(tuple(params), {knob.name: knob.base for knob in self.known.knobs})]
+        buckets = [Bucket(tuple(params), self.base())]
         with keyed_everywhere(Key.of(0, "trial")):
             for feed, expected in zip(self.feeds, self.path, strict=True):
                 closure = feed if self.known.mode == "closure" else None
@@ -142,6 +144,10 @@ class _Trial:
                         f"groups, but a new one that is given both moves {wrong[:3]} differently; does it count or "
                         "cache in attributes of its own?"
                     )
+
+    def base(self) -> dict[str, float]:
+        """List the hyper-parameters."""
+        return {knob.name: knob.base for knob in self.known.knobs}
 
     def proxy(self, params: Params) -> Proxy:
         """Make the optimizer."""
@@ -157,10 +163,8 @@ def _tried(
     cls: type[torch.optim.Optimizer], options: Mapping[str, Any], shape: tuple[int, ...], mode: Mode
 ) -> set[str] | None:
     """Return which entries of a group three steps change; None if it cannot do them."""
-    optimizer = _made(cls, options, shape)
-    feeds = _SCENARIOS[mode][0]
-    trial = _Trial(cls, options, Facts(mode, ()), {"w": _pattern(torch.zeros(shape), 0)}, feeds[:3])
-    del optimizer
+    _made(cls, options, shape)  # what it says about its options is said before anything is tried
+    trial = _Trial(cls, options, Facts(mode, ()), {"w": _pattern(torch.zeros(shape), 0)}, _SCENARIOS[mode][0][:3])
     try:
         return {key for sample in trial.watched() for key in sample.changed}
     except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError):
@@ -173,12 +177,11 @@ def _made(
     return cls([torch.nn.Parameter(torch.zeros(shape))], **options)
 
 
-def _joined(samples: Iterable[_Sample], capacity: int | None) -> Memory:
-    samples = list(samples)
+def _joined(params: Params, samples: Sequence[_Sample], capacity: int | None) -> Memory:
     changed = set().union(*(sample.changed for sample in samples))
     groups = _folded([{key: cell for key, cell in sample.groups.items() if key in changed} for sample in samples])
-    names = sorted({name for sample in samples for name in sample.entries})
-    entries = {name: _folded([sample.entries.get(name, {}) for sample in samples]) for name in names}
+    entries = {name: _folded([sample.entries.get(name, {}) for sample in samples]) for name in params}
+    entries = {name: {key: roomy(cell, params[name]) for key, cell in cells.items()} for name, cells in entries.items()}
     return Memory(
         {name: _settled(cells, capacity, name) for name, cells in entries.items()},
         _settled(groups, capacity, "a group"),

@@ -5,6 +5,7 @@ from purerun.recipe.file import load
 from purerun.recipe.module import Module
 from purerun.recipe.overrides import override
 from purerun.recipe.recipe import Recipe
+from purerun.recipe.overrides import override, split
 from purerun.recipe.resolved import Difference, differences, resolved, text
 
 __all__ = ["Difference", "Module", "Recipe", "RecipeError", "differences", "load", "override", "resolved", "text"]

@@ -29,23 +29,18 @@ def encoded(value: float) -> float | str:
 
 
 class LineFile:
-    """An open file of lines; each is on its way to the disk when `append` returns.
+    """An open file of lines; each has left this process when `append` returns.
 
     Raises:
-        SinkError: the file holds something, and neither is the run resumed nor may it be overwritten.
+        SinkError: it holds something, and neither is the run resumed nor may it be overwritten.
     """
 
     def __init__(self, path: Path, *, resumed: bool, overwrite: bool) -> None:
-        self.path = path
-        if not resumed and not overwrite and path.exists() and path.stat().st_size:
-            raise SinkError(
-                f"{path} holds the log of another run; go on with it (watch(..., resume=...)), replace it "
-                "(watch(..., overwrite=True)), or choose another place"
-            )
+        self.path, self._overwrite = path, overwrite
         path.parent.mkdir(parents=True, exist_ok=True)
         self._stream = path.open("ab", buffering=0)
         if not resumed:
-            self.cut(0)
+            self._begin()
 
     def append(self, line: Mapping[str, JSON]) -> None:
         """Write one line."""
@@ -54,16 +49,38 @@ class LineFile:
     def size(self) -> int:
         """Say how long it is, in bytes, once all of that is on the disk."""
         os.fsync(self._stream.fileno())
-        return os.fstat(self._stream.fileno()).st_size
+        return self._length()
 
-    def cut(self, size: int) -> None:
-        """Take away what lies after the first `size` bytes; warn if there are not so many."""
-        have = os.fstat(self._stream.fileno()).st_size
+    def go_on(self, size: int | None) -> None:
+        """Take away what lies after the first `size` bytes; warn if there are not so many.
+
+        Args:
+            size: its length at the checkpoint; None if that knows nothing of this file.
+
+        Raises:
+            SinkError: the file holds something of which the checkpoint knows nothing.
+        """
+        if size is None:
+            self._begin()
+            return
+        have = self._length()
         if have < size:
             warnings.warn(LostLines(f"{self.path}: expected {size} bytes of log, found {have}"), stacklevel=2)
             size = self.path.read_bytes().rfind(b"\n") + 1
-        os.truncate(self._stream.fileno(), size)
+        self._stream.truncate(size)
 
     def close(self) -> None:
         """Let go of it."""
         self._stream.close()
+
+    def _begin(self) -> None:
+        if self._length() and not self._overwrite:
+            self.close()
+            raise SinkError(
+                f"{self.path} holds the log of another run; go on with it (watch(..., resume=...)), replace it "
+                "(watch(..., overwrite=True)), or choose another place"
+            )
+        self._stream.truncate(0)
+
+    def _length(self) -> int:
+        return os.fstat(self._stream.fileno()).st_size

@@ -33,26 +33,23 @@ class Pace:
 
     Attributes:
         total: the end of the run.
-        begun: seconds on the clock when watching began.
+        begun: the iteration and the seconds on the clock when watching began.
     """
 
     total: Every | None
-    begun: float
-    _first: int | None = None
-    _seen: tuple[int, int] | None = None
-    _epoch: float | None = None
+    begun: tuple[int, float]
+    _epoch: int | None = None
+    _length: float | None = None
 
     def look(self, epoch: int, iter: int, now: float) -> float | None:
         """Estimate the seconds that are left, from all iterations since watching began."""
-        if self._first is None:
-            self._first = iter
-        if self._seen is not None and epoch > self._seen[0]:
-            self._epoch = iter / epoch
-        self._seen = (epoch, iter)
-        end = self.iterations()
-        if end is None or iter <= self._first:
+        if self._epoch is not None and epoch > self._epoch:
+            self._length = iter / epoch
+        self._epoch = epoch
+        end, (first, then) = self.iterations(), self.begun
+        if end is None or iter <= first:
             return None
-        return max(0.0, end - iter) * (now - self.begun) / (iter - self._first)
+        return max(0.0, end - iter) * (now - then) / (iter - first)
 
     def iterations(self) -> float | None:
         """Say how many iterations the run has, as far as is known."""
@@ -60,4 +57,4 @@ class Pace:
             return None
         if self.total.unit == "iter":
             return float(self.total.count)
-        return None if self._epoch is None else self.total.count * self._epoch
+        return None if self._length is None else self.total.count * self._length

@@ -74,8 +74,8 @@ def grouped(scores: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 
     A score belongs to the counter with the longest prefix that its name begins with.
 
-    >>> scores = {"iter": torch.tensor(1), "acc": torch.tensor(0.5), "ema_iter": torch.tensor(1), "ema_acc": torch.tensor(0.5)}
-    >>> grouped(scores)
+    >>> one, half = torch.tensor(1), torch.tensor(0.5)
+    >>> grouped({"iter": one, "acc": half, "ema_iter": one, "ema_acc": half})
     {'ema_iter': ('ema_acc',), 'iter': ('acc',)}
     """
     leaves = {name: leaf for name, leaf in scores.items() if isinstance(leaf, Tensor) and not leaf.ndim}

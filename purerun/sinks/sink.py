@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import attrs
 
@@ -28,6 +28,7 @@ class Desk:
         resumed: the checkpoint that the run goes on from.
         manifest: what it says.
         overwrite: whether what another run left in the same place may be replaced.
+        torn: whether a watcher failed at a state, so that some have seen it and some have not.
         board: the newest line of the log for each mode, for others to show.
         watchers: by label.
     """
@@ -35,6 +36,7 @@ class Desk:
     resumed: Path | None = None
     manifest: Manifest | None = None
     overwrite: bool = False
+    torn: bool = False
     board: dict[str, Mapping[str, JSON]] = attrs.field(factory=dict)
     watchers: dict[str, Watcher] = attrs.field(factory=dict)
 
@@ -100,8 +102,3 @@ class Sink(ABC):
         from purerun.sinks.watching import watch
 
         return watch(states, self)
-
-
-def number(leaf: Any) -> int:
-    """Read a counter, which lives on the CPU."""
-    return leaf.item()

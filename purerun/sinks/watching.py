@@ -8,7 +8,7 @@ from itertools import count
 from typing import TypeAlias
 
 from purerun.checkpoint import find, read_manifest
-from purerun.sinks.sink import Desk, Sink, SinkError, Watcher
+from purerun.sinks.sink import Desk, Sink, SinkError
 from purerun.state import State
 
 StreamFunction: TypeAlias = Callable[[Iterator[State]], Iterator[State]]
@@ -63,7 +63,7 @@ class Watched(Iterator[State]):
 
     def __init__(self, states: Iterator[State], sinks: list[Sink], desk: Desk) -> None:
         self._states, self._sinks, self._desk = states, sinks, desk
-        self._running: Generator[State] | None = None
+        self._running: Generator[State, None, None] | None = None
 
     def joined(self, sinks: list[Sink], desk: Desk) -> Watched:
         """Watch with more sinks: all sit at one desk, so `watch(watch(s, a), b)` is `watch(s, a, b)`."""
@@ -88,7 +88,7 @@ class Watched(Iterator[State]):
             self._running.close()
 
 
-def _watched(states: Iterator[State], sinks: list[Sink], desk: Desk) -> Generator[State]:
+def _watched(states: Iterator[State], sinks: list[Sink], desk: Desk) -> Generator[State, None, None]:
     error: BaseException | None = None
     try:
         _open(sinks, desk)
@@ -98,8 +98,12 @@ def _watched(states: Iterator[State], sinks: list[Sink], desk: Desk) -> Generato
             if not began:
                 _recall(state, desk)
                 began = True
-            for see in sees:
-                see(state)
+            try:
+                for see in sees:
+                    see(state)
+            except BaseException:
+                desk.torn = True
+                raise
             yield state
     except BaseException as caught:
         error = caught

@@ -1,0 +1,81 @@
+"""Commands that look at recipes and runs, and change nothing: `show`, `schedule` and `digest`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from purerun.cli.exits import Mistake
+from purerun.cli.runs import Flag, Settings
+
+
+def show(recipe: Path, /, *, settings: Settings = None) -> None:
+    """Print a recipe with every value that it holds, as TOML; each path in it is one for --set.
+
+    Args:
+        recipe: The recipe file.
+        settings: PATH=VALUE: change a value of the recipe. Can be repeated.
+    """
+    from purerun.recipe import load, override, text
+
+    sys.stdout.write(text(override(load(recipe), settings or ())))
+
+
+def schedule(
+    recipe: Path,
+    /,
+    *,
+    as_json: Annotated[Flag, Parameter(name="--json")] = False,
+    iters_per_epoch: int | None = None,
+    settings: Settings = None,
+) -> None:
+    """Print the hyper-parameters of each iteration; without --json, those of each epoch's first.
+
+    Args:
+        recipe: The recipe file.
+        as_json: Print {"lr": [one number an iteration], ...}.
+        iters_per_epoch: Iterations of an epoch; those of the recipe's own data unless given.
+        settings: PATH=VALUE: change a value of the recipe. Can be repeated.
+    """
+    from purerun.recipe import load, override
+    from purerun.schedule import values
+
+    value = override(load(recipe), settings or ())
+    length = iters_per_epoch or _length(value.train)
+    iters = value.iters if value.epochs is None else value.epochs * length
+    base = value.optimizer.hyper()
+    names = dict.fromkeys([*(["lr"] if "lr" in base else []), *(each.param for each in value.schedule)])
+    found = {
+        name: values([each for each in value.schedule if each.param == name], base[name], iters, length, name)
+        for name in names
+    }
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    sys.stdout.write("\t".join(("epoch", "iter", *names)) + "\n")
+    for count in range(0, iters, length):
+        row = (str(count // length), str(count), *(f"{found[name][count]:.6g}" for name in names))
+        sys.stdout.write("\t".join(row) + "\n")
+
+
+def digest(path: Path, /) -> None:
+    """Print the digest of a checkpoint, or of a run's last one: 64 hex digits. All its bytes are read and verified.
+
+    Args:
+        path: A checkpoint or the directory of a run.
+    """
+    from purerun.checkpoint import load
+    from purerun.identity import digest as digest_of
+
+    sys.stdout.write(digest_of(load(path)) + "\n")
+
+
+def _length(loader: object) -> int:
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise Mistake(f"how many iterations an epoch has is not known ({error}); say it with --iters-per-epoch") from error

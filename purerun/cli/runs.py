@@ -1,0 +1,122 @@
+"""Commands that run a recipe: `train` and `test`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from purerun.cli.exits import DONE, Mistake, say
+from purerun.cli.signals import Stop
+
+if TYPE_CHECKING:
+    from purerun.recipe import Recipe
+    from purerun.state import State
+
+Settings = Annotated[list[str] | None, Parameter(name="--set", negative="")]
+Flag = Annotated[bool, Parameter(negative="")]
+
+
+def train(
+    recipe: Path,
+    /,
+    *,
+    work_dir: Path | None = None,
+    settings: Settings = None,
+    resume: str | None = None,
+    load_from: Path | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    overwrite: Flag = False,
+) -> int:
+    """Train a recipe.
+
+    Args:
+        recipe: The recipe file.
+        work_dir: Where the run's files go; runs/<recipe name> unless given.
+        settings: PATH=VALUE: change a value of the recipe, such as optimizer.lr=0.05. Can be repeated.
+        resume: Go on from this checkpoint; without a name, from the newest good one.
+        load_from: Begin with the weights of this checkpoint.
+        seed: Where all chance of the run comes from; short for --set seed=N.
+        device: cpu, cuda, ...; short for --set device=D.
+        overwrite: Replace a run that is in the way.
+    """
+    if resume is not None and (load_from is not None or overwrite):
+        raise Mistake("expected one of --resume, --load-from and --overwrite, got --resume with another; leave it out")
+    from purerun.recipe import override, split
+    from purerun.recipe import load as load_recipe
+    from purerun.recipe import train as train_recipe
+
+    wishes = [*(settings or ()), *_short("seed", seed), *_short("device", device)]
+    place = work_dir or default_directory(recipe)
+    asked = [".".join(split(wish)[0]) for wish in wishes]
+    value = override(load_recipe(recipe), wishes)
+    with Stop() as stop:
+        ended = train_recipe(
+            value, place, resume=resume, weights=load_from, asked=asked, overwrite=overwrite, stop=stop, say=say
+        )
+    where = f"epoch {int(ended.state['epoch'])}, iteration {int(ended.state['iter'])}"
+    if not ended.finished:
+        say(f"stopped at {where}; saved in {place}; go on with --resume")
+        return stop.code
+    say(f"finished at {where}; everything is in {place}")
+    _print(_result(ended.state, value))
+    return DONE
+
+
+def test(
+    recipe: Path,
+    checkpoint: Path | None = None,
+    /,
+    *,
+    work_dir: Path | None = None,
+    settings: Settings = None,
+    device: str | None = None,
+) -> None:
+    """Judge a checkpoint on the recipe's test data; the scores are one line of JSON.
+
+    Args:
+        recipe: The recipe file.
+        checkpoint: The checkpoint, or a run; the run of this recipe unless given.
+        work_dir: Where the run's files are; runs/<recipe name> unless given.
+        settings: PATH=VALUE: change a value of the recipe. Can be repeated.
+        device: cpu, cuda, ...; short for --set device=D.
+    """
+    from purerun.checkpoint import load
+    from purerun.recipe import load as load_recipe
+    from purerun.recipe import override
+    from purerun.recipe import test as test_recipe
+
+    value = override(load_recipe(recipe), [*(settings or ()), *_short("device", device)])
+    state = load(checkpoint or work_dir or default_directory(recipe))
+    scores = {name: score.item() for name, score in test_recipe(value, state).items()}
+    _print({"mode": "test", **_counters(state), **scores})
+
+
+def default_directory(recipe: Path) -> Path:
+    """Say where a recipe's run goes when nobody says: `runs/<recipe name>`."""
+    return Path("runs") / recipe.stem
+
+
+def _short(name: str, value: object) -> tuple[str, ...]:
+    return () if value is None else (f"{name}={value}",)
+
+
+def _result(state: State, recipe: Recipe) -> dict[str, Any]:
+    from purerun.identity import digest
+    from purerun.sinks.lines import encoded
+
+    scores = {name: encoded(float(state["scores", name])) for name in recipe.metrics if recipe.val is not None}
+    return {"mode": "val" if scores else "train", **_counters(state), **scores, "digest": digest(state)}
+
+
+def _counters(state: State) -> dict[str, int]:
+    return {name: int(state[name]) for name in ("epoch", "iter")}
+
+
+def _print(line: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(line) + "\n")

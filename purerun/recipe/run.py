@@ -1,0 +1,153 @@
+"""The packaged runner: a recipe trained in a run directory, or judged on its test data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import attrs
+from torch import Tensor
+
+from purerun.checkpoint import names
+from purerun.recipe.error import RecipeError
+from purerun.recipe.recipe import Recipe
+from purerun.recipe.resolved import resolved, text
+from purerun.recipe.start import Start, again, anew, latest, placed
+from purerun.sinks import Checkpoint, Log, Progress, Sink, watch
+from purerun.state import State
+
+RECIPE, LOG = "recipe.toml", "log.jsonl"
+
+
+@attrs.frozen
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        state: its last state.
+        finished: whether it came to its end, and was not stopped before.
+        resumed: whether it went on from a checkpoint.
+    """
+
+    state: State
+    finished: bool
+    resumed: bool
+
+
+def train(
+    recipe: Recipe,
+    directory: str | Path,
+    *,
+    resume: str | Path | None = None,
+    weights: str | Path | None = None,
+    asked: Sequence[str] = (),
+    overwrite: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda note: None,
+) -> Outcome:
+    """Train a recipe, with its log, its checkpoints and a progress bar.
+
+    Args:
+        recipe: the run.
+        directory: where its files go.
+        resume: go on from this checkpoint; "last" is the newest good one of the directory, if
+            it has any.
+        weights: begin with the weights of this checkpoint.
+        asked: paths of the recipe that may differ from those of the run that is gone on with.
+        overwrite: replace a run that is in the directory.
+        stop: asked after each iteration; the run then ends there, and is saved.
+        say: told what a person may want to know.
+
+    Raises:
+        RecipeError: the directory holds a run, or another recipe made the checkpoint.
+        CheckpointError: a checkpoint cannot be read or written.
+
+    >>> import tempfile
+    >>> recipe = pr.Recipe(
+    ...     model=pr.Module(torch.nn.Linear, in_features=2, out_features=1),
+    ...     loss=lambda model, batch: model(batch[0]).mean(),
+    ...     train=pr.Loader(pr.data.Tensors(torch.ones(8, 2)), batch_size=4),
+    ...     optimizer=pr.optim.SGD(lr=0.1),
+    ...     epochs=2,
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     outcome = train(recipe, folder)
+    >>> int(outcome.state["iter"]), outcome.finished
+    (4, True)
+    """
+    recipe, directory = recipe.here(), Path(directory)
+    if resume is None and not overwrite and holds_run(directory):
+        raise RecipeError(
+            f"{directory} holds a run; go on with it (--resume), replace it (--overwrite), "
+            "or choose another place (--work-dir)"
+        )
+    loop = recipe.train_loop(recipe.module(), lease=True)
+    start = _start(recipe, loop.step, directory, resume, weights, asked)
+    for note in start.notes:
+        say(note)
+    state, resumed = start.state, start.checkpoint is not None
+    if loop.ended(int(state["epoch"]), int(state["iter"])):
+        return Outcome(state, finished=True, resumed=resumed)
+    _write_recipe(recipe, directory)
+    states = watch(
+        loop(state, recipe.train), *_sinks(recipe, directory), resume=start.checkpoint, overwrite=not resumed
+    )
+    with closing(states):
+        for state in states:
+            if stop():
+                break
+    return Outcome(state, finished=loop.ended(int(state["epoch"]), int(state["iter"])), resumed=resumed)
+
+
+def test(recipe: Recipe, state: State) -> dict[str, Tensor]:
+    """Judge a state on the test data of a recipe: name -> score.
+
+    Raises:
+        RecipeError: the recipe has no test data.
+    """
+    if recipe.test is None:
+        raise RecipeError("expected a recipe with test data, got test=None; give it test=pr.Loader(...)")
+    module = recipe.module()
+    loop = recipe.val_loop(module)
+    return loop(placed(state, recipe.init(module)), recipe.test)
+
+
+def holds_run(directory: Path) -> bool:
+    """Say whether a directory has files of a run in it."""
+    return (directory / RECIPE).exists() or (directory / LOG).exists() or bool(names(directory))
+
+
+def _start(
+    recipe: Recipe,
+    step: object,
+    directory: Path,
+    resume: str | Path | None,
+    weights: str | Path | None,
+    asked: Sequence[str],
+) -> Start:
+    found = latest(directory) if resume == "last" else resume and Path(resume)
+    if found:
+        return again(recipe, step, Path(found), asked=asked)
+    start = anew(recipe, step, weights=Path(weights) if weights else None)
+    if resume:
+        note = f"{directory} has no checkpoint yet; starting from the beginning"
+        return attrs.evolve(start, notes=(note, *start.notes))
+    return start
+
+
+def _sinks(recipe: Recipe, directory: Path) -> tuple[Sink, ...]:
+    total = f"{recipe.iters} iters" if recipe.epochs is None else f"{recipe.epochs} epochs"
+    return (
+        Log(directory / LOG, every=recipe.log),
+        Progress(total),
+        Checkpoint(directory, every=recipe.checkpoint, recipe=resolved(recipe)),
+    )
+
+
+def _write_recipe(recipe: Recipe, directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / RECIPE).write_text(text(recipe), encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"{directory}: cannot be written ({error.strerror}); choose another --work-dir") from error

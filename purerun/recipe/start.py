@@ -1,0 +1,147 @@
+"""Where a run starts: at its seed, at a checkpoint of its own, or at the weights of another run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+
+from purerun import program
+from purerun.checkpoint import load, newest, read_manifest
+from purerun.recipe.error import RecipeError
+from purerun.recipe.recipe import Recipe
+from purerun.recipe.resolved import Difference, differences, resolved
+from purerun.state import State, StateError, leaves
+from purerun.step import Step
+
+
+@attrs.frozen
+class Start:
+    """What a run begins with.
+
+    Attributes:
+        state: its state.
+        checkpoint: what it goes on from; None for a run that begins anew.
+        notes: what whoever started it should know, a line each.
+    """
+
+    state: State
+    checkpoint: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
+def anew(recipe: Recipe, step: Step, *, weights: Path | None = None) -> Start:
+    """Start at the seed, perhaps with the weights and buffers of a checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        StateError: it has other weights than this model.
+    """
+    state = step.init(recipe.seed)
+    if weights is None:
+        return Start(state)
+    other = load(weights)
+    _same_weights(state, other, weights)
+    taken = {part: {name: leaf for (name,), leaf in leaves(other[part], report=True)} for part in ("params", "buffers")}
+    return Start(placed(state.replace(taken), state), notes=(f"starting with the weights of {weights}",))
+
+
+def again(recipe: Recipe, step: Step, checkpoint: Path, *, asked: Sequence[str] = ()) -> Start:
+    """Go on from a checkpoint.
+
+    What was asked to change does: values of the optimizer that are leaves of the state are
+    written into it, slots that another optimizer or wrapper needs start fresh.
+
+    Args:
+        recipe: the run.
+        step: its training step.
+        checkpoint: where to go on.
+        asked: the paths of the recipe whose change was asked for.
+
+    Raises:
+        RecipeError: another recipe made the checkpoint, and the change was not asked for.
+        CheckpointError: the checkpoint cannot be read.
+        StateError: its weights are not those of this model.
+    """
+    state, manifest = load(checkpoint), read_manifest(checkpoint)
+    changes = [] if manifest.recipe is None else differences(manifest.recipe, resolved(recipe))
+    others = [change for change in changes if not _covered(change.path, asked)]
+    if others:
+        raise RecipeError(_refusal(checkpoint, others))
+    fresh = step.init(recipe.seed)
+    if not torch.equal(state["fingerprint"], fresh["fingerprint"]):
+        if not changes:
+            told = program.difference(state["fingerprint"], step.text())
+            raise RecipeError(f"{checkpoint} was made by another step, with the same recipe:\n{told}")
+        state = step.adopt(state)
+    return Start(placed(state.replace(_written(changes, fresh)), fresh), checkpoint)
+
+
+def latest(directory: Path) -> Path | None:
+    """Find the newest checkpoint of a run that can be believed; None if the run has none at all.
+
+    Raises:
+        CheckpointError: all are damaged.
+    """
+    from purerun.checkpoint import names
+
+    return newest(directory, load).path if names(directory) else None
+
+
+def placed(state: State, like: State) -> State:
+    """Put each leaf on the device on which another state has it."""
+    devices = {path: leaf.device for path, leaf in leaves(like)}
+    moved: dict[str, Any] = {}
+    for path, leaf in leaves(state):
+        if leaf.device != devices.get(path, leaf.device):
+            tree = moved
+            for name in path[:-1]:
+                tree = tree.setdefault(name, {})
+            tree[path[-1]] = leaf.to(devices[path])
+    return state.replace(moved) if moved else state
+
+
+def _same_weights(state: State, other: State, where: Path) -> None:
+    for part in ("params", "buffers"):
+        have = {path: tuple(leaf.shape) for path, leaf in leaves(other[part], report=True)}
+        want = {path: tuple(leaf.shape) for path, leaf in leaves(state[part], report=True)}
+        odd = [path for path in {**want, **have} if want.get(path) != have.get(path)]
+        if odd:
+            (name,) = odd[0]
+            raise StateError(
+                f"{where}: expected `{name}` of shape {want.get(odd[0], 'none')}, got {have.get(odd[0], 'none')}"
+                f" ({len(odd)} of the {part} differ); give the checkpoint of the same model"
+            )
+
+
+def _covered(path: str, asked: Iterable[str]) -> bool:
+    return any(path == each or path.startswith(f"{each}.") for each in asked)
+
+
+def _written(changes: Iterable[Difference], fresh: State) -> dict[str, Any]:
+    """List the leaves of the state that changes of a recipe mean."""
+    values: dict[str, Any] = {}
+    for change in changes:
+        if change.path == "seed":
+            values["seed"] = fresh["seed"]
+        part, _, name = change.path.partition(".")
+        if part == "optimizer" and name in fresh["hyper"].names():
+            values.setdefault("hyper", {})[name] = fresh["hyper", name]
+    return values
+
+
+def _refusal(checkpoint: Path, changes: Sequence[Difference]) -> str:
+    shown = ", ".join(map(str, changes[:8])) + (f" and {len(changes) - 8} more" if len(changes) > 8 else "")
+    before = " ".join(_setting(change.path, change.old) for change in changes[:8])
+    return (
+        f"{checkpoint} was made by another recipe: {shown}; go on as before with {before}, "
+        "or ask for the change by setting the new values"
+    )
+
+
+def _setting(path: str, value: Any) -> str:
+    return f"--set {shlex.quote(f'{path}={value}')}"

@@ -1,0 +1,212 @@
+"""The log of a run: a line of JSON at each interval and for each validation."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from purerun.checkpoint import JSON
+from purerun.hooks import Every, When, every
+from purerun.sinks.lines import LineFile, encoded
+from purerun.sinks.means import Means, hyper_names
+from purerun.sinks.pace import Pace, total
+from purerun.sinks.scores import Judged, Scores
+from purerun.sinks.sink import Desk, Sink, Watcher, entries
+from purerun.state import REPORT, State
+
+RESERVED = frozenset({"mode", "epoch", "iter", "time", "data_time", "eta", "timestamp", "memory"})
+
+
+class NonFinite(UserWarning):
+    """A loss in the log is NaN or infinite."""
+
+
+def _path(given: str | os.PathLike[str] | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+@attrs.frozen
+class Log(Sink):
+    """Write what a run measures: to a file of JSON lines, to the console, or both.
+
+    A line of training holds `mode` ("train"), `epoch` and `iter` (finished ones); every scalar
+    of the report: a hyper-parameter as it is now, anything else as its mean over the iterations
+    since the line before; `time` (seconds an iteration, everything included), `eta` (seconds
+    left, where `total` is known), `memory` (MiB at the peak, on CUDA) and `timestamp` (UTC).  The
+    last line of a run may cover fewer iterations.  A line of validation has `mode` "val" and the
+    scores.  NaN and infinities are the strings "nan", "inf" and "-inf".
+
+    Only time, eta, memory and timestamp depend on whether the run was interrupted.  Values
+    are read from the device at these lines and at checkpoints, never in between.
+
+    Attributes:
+        every: when to write a line of training.
+        path: the file; None for none.
+        console: write readable lines to stderr.
+        total: the end of the run, such as "12 epochs" or 5000 (iterations), for `eta`.
+
+    >>> import json, tempfile, purerun as pr
+    >>> step = pr.TrainStep(torch.nn.Linear(2, 1), lambda model, x: model(x).square().mean(), pr.optim.SGD(lr=0.1))
+    >>> states = pr.TrainLoop(step, iters=4)(step.init(seed=0), [torch.zeros(4, 2)] * 2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for state in pr.watch(states, Log(every=2, path=f"{folder}/log.jsonl", console=False)):
+    ...         pass
+    ...     lines = [json.loads(line) for line in Path(f"{folder}/log.jsonl").read_text().splitlines()]
+    >>> [(line["mode"], line["epoch"], line["iter"], line["lr"]) for line in lines]
+    [('train', 1, 2, 0.1), ('train', 2, 4, 0.1)]
+    """
+
+    every: When = attrs.field(default=50, converter=every)
+    path: Path | None = attrs.field(default=None, converter=_path)
+    console: bool = attrs.field(default=True, kw_only=True)
+    total: Every | None = attrs.field(default=None, kw_only=True, converter=total)
+
+    @property
+    def label(self) -> str:
+        """The name of the file tells several logs apart."""
+        return "Log" if self.path is None else f"Log {self.path.name}"
+
+    def open(self, desk: Desk) -> Watcher:
+        """Begin to write.
+
+        Raises:
+            SinkError: the file holds another run's log.
+        """
+        return _Logging(self, desk)
+
+
+class _Logging(Watcher):
+    def __init__(self, log: Log, desk: Desk) -> None:
+        resumed = desk.manifest is not None
+        self._log, self._board = log, desk.board
+        self._file = LineFile(log.path, resumed=resumed, overwrite=desk.overwrite) if log.path else None
+        # Most logs ask for every n iterations, and the counter is at hand.
+        when = log.every
+        self._stride = when.count if isinstance(when, Every) and when == Every(when.count, "iter") else 0
+        self._means, self._scores, self._pace = Means(), Scores(), Pace(log.total, (0, perf_counter()))
+        self._add = self._means.pending.append
+        self._since, self._count = perf_counter(), 0
+        self._epoch, self._iter, self._scored = torch.tensor(0), 0, False
+        self._fresh, self._warned = True, False
+
+    def see(self, state: State) -> None:
+        tree = entries(state)
+        self._epoch, self._iter = tree["epoch"], tree["iter"].item()
+        if self._fresh:
+            self._begin(state)
+        self._count += 1
+        # The leaves of the report, not the state: they stay whole when it is released.
+        if REPORT in tree:
+            self._add(entries(tree[REPORT]))
+        if not self._iter % self._stride if self._stride else self._log.every(state):
+            self._write_means()
+        if self._scored:
+            for judged in self._scores.news(entries(tree["scores"]), self._iter):
+                self._write_scores(judged)
+
+    def close(self, error: BaseException | None) -> None:
+        try:
+            if self._count:
+                self._write_means()
+        finally:
+            if self._file is not None:
+                self._file.close()
+
+    def memory(self) -> JSON:
+        size = None if self._file is None else self._file.size()
+        return {"bytes": size, "means": self._means.memory(), "scores": self._scores.memory()}
+
+    def recall(self, memory: Any) -> None:
+        if memory is not None:
+            self._means.recall(memory["means"])
+            self._scores.recall(memory["scores"])
+        if self._file is not None:
+            self._file.go_on(None if memory is None else memory["bytes"])
+
+    def _begin(self, state: State) -> None:
+        self._fresh = False
+        self._scored = "scores" in state.names() and bool(state["scores"].names())
+        self._means.current = hyper_names(state)
+        self._pace.begun = (self._iter - 1, self._since)
+
+    def _write_means(self) -> None:
+        epoch, now, on = int(self._epoch), perf_counter(), _device(self._means.pending)
+        means = self._means.take()
+        self._warn(means)
+        left = self._pace.look(epoch, self._iter, now)
+        spent = {"time": (now - self._since) / self._count, **({} if left is None else {"eta": left})}
+        self._since, self._count = now, 0
+        peak = {"memory": torch.cuda.max_memory_allocated(on) // 2**20} if on.type == "cuda" else {}
+        self._write("train", epoch, self._iter, means, {**spent, **peak})
+
+    def _write_scores(self, judged: Judged) -> None:
+        # Before training no epoch is finished; any other validation is of the state at hand.
+        self._write("val", int(self._epoch) if judged.iter else 0, judged.iter, judged.scores, {})
+
+    def _write(self, mode: str, epoch: int, iter: int, values: Mapping[str, float], more: Mapping[str, float]) -> None:
+        line: dict[str, JSON] = {"mode": mode, "epoch": epoch, "iter": iter}
+        line |= {f"metrics/{name}" if name in RESERVED else name: encoded(value) for name, value in values.items()}
+        line |= {**more, "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        self._board[mode] = line
+        if self._file is not None:
+            self._file.append(line)
+        if self._log.console:
+            sys.stderr.write(readable(line) + "\n")
+
+    def _warn(self, means: Mapping[str, float]) -> None:
+        bad = [name for name in means if name.split(".")[-1] == "loss" and not math.isfinite(means[name])]
+        if bad and not self._warned:
+            self._warned = True
+            told = ", ".join(f"{name} = {means[name]}" for name in bad)
+            warnings.warn(
+                NonFinite(
+                    f"at iteration {self._iter} the mean since the last line of the log is {told}; "
+                    "go back to a checkpoint, and lower the learning rate or clip the gradients"
+                ),
+                stacklevel=2,
+            )
+
+
+def readable(line: Mapping[str, JSON]) -> str:
+    """Write a line of the log for the console.
+
+    >>> readable({"mode": "train", "epoch": 1, "iter": 50, "loss": 0.25, "lr": 1e-05, "time": 0.0123, "eta": 61.0})
+    'train  epoch 1  iter 50  loss 0.25  lr 1e-05  12.3 ms/iter  eta 0:01:01'
+    """
+    words = [f"{name} {_short(value)}" for name, value in line.items() if name not in RESERVED]
+    words = [str(line["mode"]), f"epoch {line['epoch']}", f"iter {line['iter']}", *words]
+    if isinstance(seconds := line.get("time"), float):
+        words.append(f"{1000 * seconds:.3g} ms/iter")
+    if isinstance(left := line.get("eta"), float):
+        words.append(f"eta {clock(left)}")
+    return "  ".join(words)
+
+
+def clock(seconds: float) -> str:
+    """Write a duration as hours, minutes and seconds.
+
+    >>> clock(3661.4)
+    '1:01:01'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _short(value: JSON) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _device(reports: list[Mapping[str, Any]]) -> torch.device:
+    loss = reports[-1].get("loss") if reports else None
+    return loss.device if isinstance(loss, Tensor) else torch.device("cpu")

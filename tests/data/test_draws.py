@@ -1,0 +1,91 @@
+"""Seeding only what is drawn from gives the samples of seeding everything always."""
+
+from __future__ import annotations
+
+import random
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from tests.data.samples import Noisy, same
+
+from purerun.data.draws import Draws
+from purerun.random import Key, seed_everywhere
+
+KINDS = ("torch", "numpy", "python")
+SETS = [kinds for count in range(4) for kinds in combinations(KINDS, count)]
+
+
+def oracle(make, keys):
+    """Seed everything before each sample."""
+    samples = []
+    for place, key in enumerate(keys):
+        seed_everywhere(key)
+        samples.append(make(place))
+    return samples
+
+
+def keys(count, epoch=0):
+    return [Key.of(0, "sample", epoch, place) for place in range(count)]
+
+
+@pytest.mark.parametrize("count", [3, 40])
+@pytest.mark.parametrize("kinds", SETS)
+def test_samples_are_those_of_seeding_everything(kinds, count):
+    """Whatever a dataset draws from, and however many samples a batch has."""
+    dataset, draws = Noisy(count, kinds), Draws()
+
+    for epoch in range(3):
+        expected = oracle(dataset.__getitem__, keys(count, epoch))
+        torch.rand(1), np.random.rand(), random.random()
+        assert same(expected, draws.samples(dataset.__getitem__, keys(count, epoch)))
+
+
+def test_a_generator_that_is_used_late_is_noticed():
+    """A dataset may draw from a generator for the first time in any sample of any batch."""
+
+    def make(place):
+        value = torch.rand(()).item()
+        if value > 0.97:
+            value += random.random()
+        return value + np.random.randn() if value > 1.5 else value
+
+    draws = Draws()
+    for epoch in range(12):
+        assert oracle(make, keys(20, epoch)) == draws.samples(make, keys(20, epoch))
+
+
+def test_a_dataset_that_draws_from_torch_is_asked_once():
+    """Making a batch again happens only to find out about numpy and Python, once each."""
+    dataset, draws = Noisy(20, ("torch",)), Draws()
+    draws.samples(dataset.__getitem__, keys(20))
+    assert 20 == len(dataset.asked)
+
+    dataset, draws = Noisy(20), Draws()
+    for epoch in range(3):
+        draws.samples(dataset.__getitem__, keys(20, epoch))
+    assert 80 == len(dataset.asked)
+
+
+def test_an_error_that_only_other_chance_brings_is_none():
+    """A sample that fails for some draws fails exactly where seeding everything would fail."""
+
+    def make(place):
+        if random.random() > 0.9:
+            raise ArithmeticError(place)
+        return place
+
+    fair = [epoch for epoch in range(60) if not fails(lambda epoch=epoch: oracle(make, keys(16, epoch)))]
+    found = [epoch for epoch in range(60) if not fails(lambda epoch=epoch: Draws().samples(make, keys(16, epoch)))]
+
+    assert fair == found
+    assert 0 < len(fair) < 60
+
+
+def fails(act):
+    try:
+        act()
+    except ArithmeticError:
+        return True
+    return False
