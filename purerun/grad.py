@@ -16,6 +16,10 @@ from torch import Tensor, nn
 
 from purerun import batch as _batch
 from purerun.bind import Binding
+from purerun.state import lazy_clone
+
+_ENGINE: Any = torch.autograd.Variable._execution_engine
+_ONES: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
 Engine: TypeAlias = Literal["autograd", "func"]
 LossFunction: TypeAlias = Callable[[nn.Module, Any], Any]
@@ -116,7 +120,7 @@ def _autograd(
         # forward again, and would do so on the module's own weights otherwise.
         with torch.enable_grad(), binding(params, buffers, training=True) as model:
             total, weight, terms = reduce(loss(model, batch), batch)
-            grads = torch.autograd.grad(total, leaves, allow_unused=True)
+            grads = _backward(total, leaves)
     finally:
         for leaf in leaves:
             leaf.requires_grad = False
@@ -124,6 +128,24 @@ def _autograd(
     if any(grad is None for grad in grads):
         grads = _fill(grads, leaves, trained, unused)
     return Grads(dict(zip(trained, grads, strict=True)), weight, buffers, _detached(total, terms))
+
+
+def _backward(total: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    """Call the engine as `torch.autograd.grad(total, leaves, allow_unused=True)` does.
+
+    That function's own checks take as long as the whole backward pass of a small layer; a
+    scalar total and plain leaves need none of them.
+    """
+    kind = total.dtype, total.device
+    if kind not in _ONES:
+        _ONES[kind] = torch.ones((), dtype=total.dtype, device=total.device)
+    # A lazy clone, because the gradient of `total` by itself is this very tensor.
+    seed = lazy_clone(_ONES[kind])
+    keep_graph = create_graph = False
+    allow_unreachable = True
+    return _ENGINE.run_backward(
+        (total,), (seed,), keep_graph, create_graph, tuple(leaves), allow_unreachable, accumulate_grad=False
+    )
 
 
 def _func(

@@ -123,7 +123,7 @@ class Step(ABC):
             if lease:
                 error.add_note("the state was leased and is lost with this update; go on from the last checkpoint")
             raise
-        draft["epoch"], draft["cursor"] = _count(position.epoch), _count(position.cursor)
+        draft["epoch"], draft["cursor"] = _moved_to(draft["epoch"], position.epoch), _count(position.cursor)
         if position.stream is not None:
             draft["stream"] = position.stream
         return seal(draft)
@@ -249,6 +249,11 @@ def refuse_nonfinite(grads: Grads) -> None:
         f"expected a finite loss, got {bad}; nothing was written. "
         "Lower the learning rate, clip the gradients, look at this batch, or allow it with nonfinite='allow'"
     )
+
+
+def _moved_to(epoch: Tensor, value: int) -> Tensor:
+    # Most batches end no epoch, and a lazy clone is cheaper than a new tensor.
+    return lazy_clone(epoch) if epoch.item() == value else _count(value)
 
 
 def _count(value: int) -> Tensor:

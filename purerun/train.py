@@ -18,7 +18,7 @@ from purerun.grad import Engine, Grads, LossFunction
 from purerun.optim import Bucket, Optimizer, partition
 from purerun.random import Key, keyed
 from purerun.schedule import Affine, Plan, Schedule
-from purerun.state import Draft
+from purerun.state import Draft, lazy_clone
 from purerun.step import Step, refuse_nonfinite
 
 
@@ -172,17 +172,17 @@ class TrainStep(Step):
         # Numbers for the kernels; the functional forms take the leaves, to map and differentiate by.
         base = leaves if self.engine == "func" else {name: leaf.item() for name, leaf in leaves.items()}
         maps = self.plan(int(draft["epoch"]), int(draft["iter"])) if self.schedule else {}
-        self._report(draft["metrics"], base, maps)
+        self._report(draft["metrics"], base, leaves, maps)
         return [Bucket(names, _scheduled(base, mult, maps)) for names, mult in self.buckets]
 
-    def _report(self, report: Draft, base: Mapping[str, Any], maps: Mapping[str, Affine]) -> None:
+    def _report(self, report: Draft, base: Mapping[str, Any], leaves: Draft, maps: Mapping[str, Affine]) -> None:
         for name in ("lr", *(name for name in maps if name != "lr")) if "lr" in base else maps:
-            value = base[name]
             if name in maps:
-                value = maps[name].scale * value + maps[name].shift
-            if not isinstance(value, Tensor):
-                value = torch.scalar_tensor(value, dtype=torch.float64)
-            report[f"{self.name}.{name}" if self.name else name] = value
+                value = maps[name].scale * base[name] + maps[name].shift
+                used = value if isinstance(value, Tensor) else torch.scalar_tensor(value, dtype=torch.float64)
+            else:
+                used = lazy_clone(leaves[name])
+            report[f"{self.name}.{name}" if self.name else name] = used
 
 
 def _scheduled(base: Mapping[str, float], mult: Mapping[str, float], maps: Mapping[str, Affine]) -> Mapping[str, float]:

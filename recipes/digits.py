@@ -69,5 +69,6 @@ recipe = pr.Recipe(
     metrics={"accuracy": pr.metrics.Accuracy()},
     epochs=20,
     log="23 iters",  # an epoch has 23 iterations
+    keep=3,
     seed=0,
 )

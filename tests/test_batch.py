@@ -114,5 +114,5 @@ def test_a_description_names_keys_dtypes_and_shapes():
     """It is what error messages show of a batch."""
     batch = {"image": torch.zeros(2, 3), "meta": [{"id": 1}], "pair": (torch.zeros((), dtype=torch.int64), "x")}
 
-    assert "{image: float32 [2, 3], meta: ({id: int}), pair: (int64 [], str)}" == _batch.describe(batch)
+    assert "{image: float32 [2, 3], meta: ({id: int},), pair: (int64 [], str)}" == _batch.describe(batch)
     assert "(int, int, int, int, ...)" == _batch.describe([1] * 9)

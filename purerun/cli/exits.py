@@ -30,8 +30,19 @@ def is_mistake(error: Exception) -> bool:
     from purerun.grad import LossError
     from purerun.loop import EmptyLoader
     from purerun.recipe import RecipeError
+    from purerun.sinks import SinkError
     from purerun.state import StateError
     from purerun.step import BatchError, NonFiniteLoss
 
-    known = (BatchError, CheckpointError, EmptyLoader, LossError, ModelError, NonFiniteLoss, RecipeError, StateError)
+    known = (
+        BatchError,
+        CheckpointError,
+        EmptyLoader,
+        LossError,
+        ModelError,
+        NonFiniteLoss,
+        RecipeError,
+        SinkError,
+        StateError,
+    )
     return isinstance(error, known)

@@ -35,7 +35,7 @@ def _known(optimizer: Optimizer, _attribute: Any, groups: tuple[Group, ...]) -> 
     for group in groups:
         if not isinstance(group, Group):
             raise TypeError(f"expected groups of pr.optim.Group, got {group!r}")
-        wrong = sorted(set(group.factors) - set(optimizer.hyper()))
+        wrong = sorted({name for name, factor in group.factors.items() if factor != 1} - set(optimizer.hyper()))
         if wrong:
             raise ValueError(
                 f"expected factors of {sorted(optimizer.hyper())}, which {type(optimizer).__name__} has, "
@@ -52,8 +52,8 @@ class Optimizer(ABC):
     differentiated and mapped.  A subclass gives `init`, `write` and, if it can, `trace`.
 
     Attributes:
-        groups: rules that give some parameters multiples of the hyper-parameters; the first
-            that matches wins.
+        groups: rules that give some parameters multiples of the hyper-parameters; for each
+            hyper-parameter the first rule that matches and names it wins.
     """
 
     groups: tuple[Group, ...] = attrs.field(default=(), kw_only=True, converter=tuple, validator=_known)

@@ -7,5 +7,21 @@ from purerun.recipe.overrides import override
 from purerun.recipe.recipe import Recipe
 from purerun.recipe.overrides import override, split
 from purerun.recipe.resolved import Difference, differences, resolved, text
+from purerun.recipe.run import Outcome, holds_run, test, train
 
-__all__ = ["Difference", "Module", "Recipe", "RecipeError", "differences", "load", "override", "resolved", "text"]
+__all__ = [
+    "Difference",
+    "Module",
+    "Outcome",
+    "Recipe",
+    "RecipeError",
+    "differences",
+    "holds_run",
+    "load",
+    "override",
+    "resolved",
+    "split",
+    "test",
+    "text",
+    "train",
+]

@@ -21,6 +21,7 @@ from purerun.random import Key
 from purerun.recipe.error import RecipeError
 from purerun.recipe.module import Module
 from purerun.schedule import Schedule
+from purerun.state import State
 from purerun.step import Step
 from purerun.train import TrainStep
 from purerun.wrappers import Wrapper, wrap
@@ -69,6 +70,7 @@ class Recipe:
         hooks: further functions of states, run after the validation.
         log: when to write a line of the log.
         checkpoint: when to save; the end of a run and a stop are saved in any case.
+        keep: how many checkpoints to keep, the newest; None for all.
         seed: where all chance of the run comes from.
         device: "cpu", "cuda:0", ...; "auto" is the machine's accelerator, or the CPU.
 
@@ -106,6 +108,7 @@ class Recipe:
     hooks: tuple[Hook, ...] = attrs.field(default=(), converter=tuple)
     log: When = attrs.field(default="50 iters", converter=every)
     checkpoint: When = attrs.field(default="1 epoch", converter=every)
+    keep: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
     seed: int = attrs.field(default=0, validator=[attrs.validators.ge(0), attrs.validators.lt(2**63)])
     device: str = attrs.field(default="auto", validator=_device)
 
@@ -161,6 +164,12 @@ class Recipe:
         """Make the loop that judges a state: `scores = recipe.val_loop(module)(state, recipe.test)`."""
         return ValLoop(ValStep(module, metrics=self.metrics, forward=self.forward, weights=self.weights))
 
-    def init(self, module: nn.Module) -> Any:
+    def init(self, module: nn.Module) -> State:
         """Make the first state of the run."""
         return self.train_step(module).init(self.seed)
+
+    def ended(self, state: State) -> bool:
+        """Say whether a state is one of the run's end."""
+        if self.iters is not None:
+            return int(state["iter"]) >= self.iters
+        return self.epochs is not None and int(state["epoch"]) >= self.epochs

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import attrs
-from torch import Tensor
+from torch import Tensor, nn
 
 from purerun.checkpoint import names
 from purerun.recipe.error import RecipeError
@@ -18,6 +18,9 @@ from purerun.sinks import Checkpoint, Log, Progress, Sink, watch
 from purerun.state import State
 
 RECIPE, LOG = "recipe.toml", "log.jsonl"
+
+LAST = "last"
+"""Stands for the newest good checkpoint of a run."""
 
 
 @attrs.frozen
@@ -82,22 +85,15 @@ def train(
             f"{directory} holds a run; go on with it (--resume), replace it (--overwrite), "
             "or choose another place (--work-dir)"
         )
-    loop = recipe.train_loop(recipe.module(), lease=True)
-    start = _start(recipe, loop.step, directory, resume, weights, asked)
+    module = recipe.module()
+    start = _start(recipe, module, directory, resume, weights, asked)
     for note in start.notes:
         say(note)
-    state, resumed = start.state, start.checkpoint is not None
-    if loop.ended(int(state["epoch"]), int(state["iter"])):
-        return Outcome(state, finished=True, resumed=resumed)
+    if recipe.ended(start.state):
+        return Outcome(start.state, finished=True, resumed=start.checkpoint is not None)
     _write_recipe(recipe, directory)
-    states = watch(
-        loop(state, recipe.train), *_sinks(recipe, directory), resume=start.checkpoint, overwrite=not resumed
-    )
-    with closing(states):
-        for state in states:
-            if stop():
-                break
-    return Outcome(state, finished=loop.ended(int(state["epoch"]), int(state["iter"])), resumed=resumed)
+    state = _run(recipe, module, directory, start, stop)
+    return Outcome(state, finished=recipe.ended(state), resumed=start.checkpoint is not None)
 
 
 def test(recipe: Recipe, state: State) -> dict[str, Tensor]:
@@ -120,13 +116,14 @@ def holds_run(directory: Path) -> bool:
 
 def _start(
     recipe: Recipe,
-    step: object,
+    module: nn.Module,
     directory: Path,
     resume: str | Path | None,
     weights: str | Path | None,
     asked: Sequence[str],
 ) -> Start:
-    found = latest(directory) if resume == "last" else resume and Path(resume)
+    step = recipe.train_step(module)
+    found = latest(directory) if resume == LAST else resume and Path(resume)
     if found:
         return again(recipe, step, Path(found), asked=asked)
     start = anew(recipe, step, weights=Path(weights) if weights else None)
@@ -136,12 +133,28 @@ def _start(
     return start
 
 
+def _run(recipe: Recipe, module: nn.Module, directory: Path, start: Start, stop: Callable[[], bool]) -> State:
+    """Run the loop from a start, and return the state where it ended."""
+    loop = recipe.train_loop(module, lease=True)
+    states = watch(
+        loop(start.state, recipe.train),
+        *_sinks(recipe, directory),
+        resume=start.checkpoint,
+        overwrite=start.checkpoint is None,
+    )
+    with closing(states):
+        for state in states:
+            if stop():
+                break
+    return state
+
+
 def _sinks(recipe: Recipe, directory: Path) -> tuple[Sink, ...]:
     total = f"{recipe.iters} iters" if recipe.epochs is None else f"{recipe.epochs} epochs"
     return (
-        Log(directory / LOG, every=recipe.log),
+        Log(recipe.log, directory / LOG, total=total),
         Progress(total),
-        Checkpoint(directory, every=recipe.checkpoint, recipe=resolved(recipe)),
+        Checkpoint(directory, every=recipe.checkpoint, keep=recipe.keep, recipe=resolved(recipe)),
     )
 
 

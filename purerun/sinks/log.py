@@ -109,7 +109,7 @@ class _Logging(Watcher):
         # The leaves of the report, not the state: they stay whole when it is released.
         if REPORT in tree:
             self._add(entries(tree[REPORT]))
-        if not self._iter % self._stride if self._stride else self._log.every(state):
+        if (self._iter % self._stride == 0) if self._stride else self._log.every(state):
             self._write_means()
         if self._scored:
             for judged in self._scores.news(entries(tree["scores"]), self._iter):

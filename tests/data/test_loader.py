@@ -51,7 +51,9 @@ def loaders(draw):
     dataset = draw(DATASETS)
     size = len(dataset)
     if draw(st.integers(0, 4)) == 0:
-        return Loader(dataset, batch_sampler=draw(st.sampled_from([Ragged(), BatchSampler(RandomSampler(range(size)), 3, False)])))
+        return Loader(
+            dataset, batch_sampler=draw(st.sampled_from([Ragged(), BatchSampler(RandomSampler(range(size)), 3, False)]))
+        )
     order = draw(st.one_of(ORDERS, st.just(Weighted([1.0 + i for i in range(size)], num_samples=size + 3))))
     fields = {"order": order, "drop_last": draw(st.booleans()), "batch_size": draw(st.integers(1, size))}
     if type(dataset) is Noisy and draw(st.booleans()):
@@ -233,7 +235,9 @@ def test_len_counts_the_batches(loader):
 @given(loaders(), st.integers(1, 5), st.integers(0, 2))
 def test_the_shards_of_a_batch_are_the_batch(loader, shards, seed):
     """Contiguous slices, in order, of sizes that differ by one at most; positions count the global batch."""
-    loader = attrs.evolve(loader, collate=None, batch_transform=None if loader.batch_transform is drawing else loader.batch_transform)
+    loader = attrs.evolve(
+        loader, collate=None, batch_transform=None if loader.batch_transform is drawing else loader.batch_transform
+    )
     whole = tail(loader, seed, 0, 0)
     parts = []
     for shard in range(shards):
@@ -268,7 +272,11 @@ def test_a_session_reads_epoch_after_epoch():
 def test_a_foreign_batch_sampler_is_keyed():
     """torch's BatchSampler gives an order that is a function of (seed, epoch)."""
     loader = Loader(range(30), batch_sampler=BatchSampler(RandomSampler(range(30)), 4, drop_last=True))
-    orders = {(seed, epoch): torch.cat([batch for batch, _ in loader.read(seed, epoch, 0)]).tolist() for seed in (0, 1) for epoch in (0, 1)}
+    orders = {
+        (seed, epoch): torch.cat([batch for batch, _ in loader.read(seed, epoch, 0)]).tolist()
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    }
     torch.rand(5)
 
     assert 4 == len({tuple(order) for order in orders.values()})

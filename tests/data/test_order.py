@@ -54,7 +54,10 @@ def table_score(table):
 def correlation_score(one, other):
     """Standardised mean product of two rows of indices, over all rows."""
     size = one.shape[-1]
-    centred = [(row.double() - row.double().mean(-1, keepdim=True)) / row.double().std(-1, keepdim=True) for row in (one, other)]
+    centred = [
+        (row.double() - row.double().mean(-1, keepdim=True)) / row.double().std(-1, keepdim=True)
+        for row in (one, other)
+    ]
     products = (centred[0] * centred[1]).mean(-1)
     return products.mean().item() * sqrt(size * len(products))
 
