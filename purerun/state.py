@@ -24,6 +24,7 @@ REPORT = "metrics"
 COUNTERS = ("epoch", "iter", "cursor")
 
 _NO_BATCH = torch.Size([])
+_FLAT = frozenset({Tensor})
 _clone = torch._lazy_clone
 
 
@@ -224,9 +225,10 @@ def unseal(state: State, *, lease: bool = False) -> Draft:
 
 def seal(draft: Draft) -> State:
     """Make a draft a value.  Its dicts and tensors belong to the state from now on."""
-    for name, value in draft.items():
-        if type(value) is dict:
-            draft[name] = seal(value)
+    if dict in map(type, draft.values()):
+        for name, value in draft.items():
+            if type(value) is dict:
+                draft[name] = seal(value)
     # A TensorDict filled by hand: its constructor checks each entry, and its lock leaves a weak
     # reference to the parent in each sub-tree, together at five times the price.  What that
     # lock would guard against, `unlock_` refuses.
@@ -243,9 +245,11 @@ def release(state: State) -> None:
     A tensor that somebody took out of it stays right: its memory is copy-on-write.
     Any further use of the state raises `StaleState`.
     """
-    for value in _tree(state).values():
-        if type(value) is State:
-            release(value)
+    tree = _tree(state)
+    if State in map(type, tree.values()):
+        for value in tree.values():
+            if type(value) is State:
+                release(value)
     state.__dict__["_tensordict"] = _GONE
 
 
@@ -292,15 +296,17 @@ def _tree(state: State) -> Mapping[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    """Clone a tree lazily into plain dicts."""
     # By exact type: isinstance() would ask Tensor's metaclass, and this is the hot path.
     if type(value) is not State:
         return lazy_clone(value)
     tree = _tree(value)
-    try:
-        # One `try` for a whole container, for the same reason.
-        return {name: _clone(inner) if type(inner) is Tensor else _plain(inner) for name, inner in tree.items()}
-    except RuntimeError:
-        return {name: lazy_clone(inner) if isinstance(inner, Tensor) else _plain(inner) for name, inner in tree.items()}
+    if _FLAT.issuperset(map(type, tree.values())):
+        try:
+            return dict(zip(tree, map(_clone, tree.values()), strict=True))
+        except RuntimeError:
+            pass  # some tensor cannot share its memory: one by one
+    return {name: _plain(inner) for name, inner in tree.items()}
 
 
 def _moved(value: Any) -> Any:
@@ -310,7 +316,9 @@ def _moved(value: Any) -> Any:
     contents = value._tensordict
     if type(contents) is not _Contents or contents.seen:
         return _plain(value)
-    return {name: inner if type(inner) is Tensor else _moved(inner) for name, inner in contents.tree.items()}
+    if _FLAT.issuperset(map(type, contents.tree.values())):
+        return dict(contents.tree)
+    return {name: _moved(inner) if type(inner) is State else inner for name, inner in contents.tree.items()}
 
 
 def _merge(draft: Draft, changes: Mapping[str, Any], path: tuple[str, ...]) -> None:

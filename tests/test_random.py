@@ -43,7 +43,9 @@ def test_a_key_is_the_same_in_every_process():
     """Keys do not depend on Python's hash seed."""
     code = "from purerun.random import Key; print(Key.of(7, 'step', 3).value)"
     results = {
-        subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
         for seed in ("1", "2")
     }
 

@@ -105,7 +105,7 @@ class AdamW(Optimizer):
         maximize: climb instead of descend.
 
     >>> AdamW(lr=3e-4)
-    AdamW(lr=0.0003, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01, amsgrad=False, maximize=False, groups=())
+    AdamW(groups=(), lr=0.0003, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01, amsgrad=False, maximize=False)
     """
 
     lr: float = number(1e-3)

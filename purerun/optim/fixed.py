@@ -1,4 +1,4 @@
-"""A mapping that is a value: it never changes, and has a hash."""
+"""Mappings that are values: they never change, and have a hash."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Fixed(Mapping[str, Item]):
     """A mapping that never changes, with its keys in order; lists in it become tuples.
 
     >>> Fixed({"lr": 0.1, "betas": [0.9, 0.99]})
-    Fixed({'betas': (0.9, 0.99), 'lr': 0.1})
+    {'betas': (0.9, 0.99), 'lr': 0.1}
     >>> hash(Fixed({"a": 1})) == hash(Fixed({"a": 1}))
     True
     """
@@ -35,7 +35,29 @@ class Fixed(Mapping[str, Item]):
         return hash(tuple(self._items.items()))
 
     def __repr__(self) -> str:
-        return f"Fixed({self._items!r})"
+        return repr(self._items)
+
+
+class Ordered(Fixed[Item]):
+    """A mapping that never changes, and whose order means something.
+
+    >>> Ordered({"b": 1, "a": 2}) == Ordered({"a": 2, "b": 1}), Fixed({"b": 1, "a": 2}) == Fixed({"a": 2, "b": 1})
+    (False, True)
+    """
+
+    __slots__ = ()
+
+    def __init__(self, items: Mapping[str, Item]) -> None:
+        self._items = dict(items)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ordered) and tuple(self.items()) == tuple(other.items())
+
+    def __hash__(self) -> int:
+        return super().__hash__()
+
+    def __repr__(self) -> str:
+        return repr(self._items)
 
 
 def _fixed(value: Any) -> Any:

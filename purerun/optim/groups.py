@@ -48,7 +48,7 @@ class Group:
         refuse: whether a parameter that no rule before this one matched is an error.
 
     >>> Group("backbone.*", lr_mult=0.1).factors
-    Fixed({'lr': 0.1})
+    {'lr': 0.1}
     """
 
     match: Match = attrs.field(converter=matching)

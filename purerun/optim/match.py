@@ -250,7 +250,9 @@ def matching(given: Any) -> Match:
         return Type(given)
     if callable(given):
         return Where(given)
-    raise TypeError(f"expected a glob pattern, several of them, a match such as Kind('norm') or a function, got {given!r}")
+    raise TypeError(
+        f"expected a glob pattern, several of them, a match such as Kind('norm') or a function, got {given!r}"
+    )
 
 
 def infos_of(params: Mapping[str, Tensor]) -> dict[str, ParamInfo]:

@@ -107,11 +107,7 @@ class Optimizer(ABC):
 
     def hyper(self) -> dict[str, float]:
         """List the hyper-parameters that become leaves of the state: name -> base value."""
-        return {
-            field.name: float(getattr(self, field.name))
-            for field in attrs.fields(type(self))
-            if field.metadata.get("hyper")
-        }
+        return numbers(self)
 
     def update(
         self,
@@ -161,12 +157,15 @@ class Optimizer(ABC):
 
 
 def number(
-    default: float, *, check: Callable[[float], bool] = lambda value: value >= 0, hyper: bool = True
+    default: float = attrs.NOTHING,  # type: ignore[assignment]
+    *,
+    check: Callable[[float], bool] = lambda value: value >= 0,
+    hyper: bool = True,
 ) -> Any:
     """Declare a field that is a number, by default one that becomes a leaf of the state.
 
     Args:
-        default: its value.
+        default: its value, if it has one.
         check: which values make sense; NaN never does.
         hyper: whether it is a hyper-parameter; one that only `init` reads is not.
     """
@@ -178,6 +177,15 @@ def number(
             raise ValueError(f"{type(owner).__name__}.{field.name}={value!r} is out of range")
 
     return attrs.field(default=default, metadata={"hyper": hyper}, validator=validate)
+
+
+def numbers(value: Any) -> dict[str, float]:
+    """List the hyper-parameters among the fields of a value."""
+    return {
+        field.name: float(getattr(value, field.name))
+        for field in attrs.fields(type(value))
+        if field.metadata.get("hyper")
+    }
 
 
 def alike(params: Params, hyper: Hyper) -> list[Bucket]:

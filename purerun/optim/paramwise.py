@@ -60,7 +60,10 @@ def paramwise(
         (Ndim(1) & ~part, flat_decay_mult),
     ]
     return (
-        *(_custom(key, (custom_keys or {})[key]) for key in sorted(custom_keys or {}, key=lambda key: (-len(key), key))),
+        *(
+            _custom(key, (custom_keys or {})[key])
+            for key in sorted(custom_keys or {}, key=lambda key: (-len(key), key))
+        ),
         *(Group(match, lr_mult=factor, optional=True) for match, factor in rates if factor is not None),
         *(Group(match, decay_mult=factor, optional=True) for match, factor in decays if factor is not None),
     )

@@ -179,16 +179,6 @@ def signature(params: Params, names: Iterable[str]) -> tuple[Any, ...]:
     return tuple((name, (tensor := params[name]).shape, tensor.dtype, tensor.device) for name in names)
 
 
-class Memo(dict[Any, Any]):
-    """Things that can be made again at any time: they are no part of the value that holds them."""
-
-    def __deepcopy__(self, _memo: Any) -> Memo:
-        return Memo()
-
-    def __reduce__(self) -> tuple[type[Memo], tuple[()]]:
-        return Memo, ()
-
-
 def _equal(old: Any, new: Any) -> bool:
     if isinstance(old, Tensor) or isinstance(new, Tensor):
         return isinstance(old, Tensor) and isinstance(new, Tensor) and torch.equal(old, new)
@@ -214,5 +204,3 @@ def _keep(cells: Mapping[str, Cell], values: Mapping[str, Any], slots: Slots, na
             raise Unkeepable(f"expected the memory {entry!r} of `{name}` to be {error}") from None
         if leaf is not None and leaf is not old:
             slots[entry][name] = leaf
-
-

@@ -98,9 +98,7 @@ class RMSprop(Optimizer):
         chosen = {"square_avg": True, "grad_avg": self.centered, "momentum_buffer": bool(self.momentum)}
         return [name for name, there in chosen.items() if there]
 
-    def _moved(
-        self, hyper: Hyper, param: Tensor, grad: Tensor, square: Tensor, *others: Tensor
-    ) -> tuple[Tensor, ...]:
+    def _moved(self, hyper: Hyper, param: Tensor, grad: Tensor, square: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         old = dict(zip(self._names()[1:], others, strict=True))
         grad = tracing.decayed(-grad if self.maximize else grad, param, hyper["weight_decay"])
         square = tracing.mean_square(square, grad, hyper["alpha"])

@@ -29,7 +29,7 @@ class SGD(Optimizer):
         maximize: climb instead of descend.
 
     >>> SGD(lr=0.1, momentum=0.9)
-    SGD(lr=0.1, momentum=0.9, dampening=0.0, weight_decay=0.0, nesterov=False, maximize=False, groups=())
+    SGD(groups=(), lr=0.1, momentum=0.9, dampening=0.0, weight_decay=0.0, nesterov=False, maximize=False)
     """
 
     lr: float = number(1e-3)
@@ -115,9 +115,7 @@ class SGD(Optimizer):
         if not slots:
             return tracing.each(self._plain, params, grads, {}, buckets)
         formula = partial(self._moving, slots["step"] == 0)
-        new, after = tracing.each(
-            formula, params, grads, {"momentum_buffer": slots["momentum_buffer"]}, buckets
-        )
+        new, after = tracing.each(formula, params, grads, {"momentum_buffer": slots["momentum_buffer"]}, buckets)
         return new, {"step": slots["step"] + 1, **after}
 
     def _plain(self, hyper: Hyper, param: Tensor, grad: Tensor) -> tuple[Tensor]:

@@ -12,8 +12,9 @@ from torch import Tensor
 from purerun.optim import trial
 from purerun.optim.fixed import Fixed
 from purerun.optim.groups import Group
+from purerun.optim.memo import Memo
 from purerun.optim.optimizer import Bucket, Closure, Optimizer, Params, Report, Slots
-from purerun.optim.proxy import Memo, Memory, Proxy, signature
+from purerun.optim.proxy import Memory, Proxy, signature
 
 
 def _is_optimizer(_instance: Any, _attribute: Any, cls: Any) -> None:
@@ -73,15 +74,15 @@ class Torch(Optimizer):
     >>> params = {"w": torch.ones(2)}
     >>> new, slots = nadam.update(params, {"w": torch.ones(2)}, nadam.init(params))
     >>> sorted(slots), new["w"].tolist()
-    (['exp_avg', 'exp_avg_sq', 'mu_product', 'started', 'step'], [0.899, 0.899])
+    (['exp_avg', 'exp_avg_sq', 'mu_product', 'started', 'step'], [0.894, 0.894])
     """
 
     cls: type[torch.optim.Optimizer] = attrs.field(validator=_is_optimizer)
     options: Fixed[Any] = attrs.field(validator=_are_plain)
     capacity: int | None
-    _facts: trial.Facts = attrs.field(init=False, eq=False, default=attrs.Factory(_facts, takes_self=True))
-    _memories: Memo = attrs.field(init=False, eq=False, factory=Memo)
-    _idle: Memo = attrs.field(init=False, eq=False, factory=Memo)
+    _facts: trial.Facts = attrs.field(init=False, eq=False, repr=False, default=attrs.Factory(_facts, takes_self=True))
+    _memories: Memo = attrs.field(init=False, eq=False, repr=False, factory=Memo)
+    _idle: Memo = attrs.field(init=False, eq=False, repr=False, factory=Memo)
 
     def __init__(
         self,
@@ -130,7 +131,7 @@ class Torch(Optimizer):
     ) -> None:
         """Write one update in place, by lending parameters and slots to an optimizer for one step."""
         if self.closes and closure is None:
-            raise TypeError(f"expected a closure for {self.cls.__name__}: update(..., closure=...), see Optimizer.closes")
+            raise TypeError(f"expected a closure for {self.cls.__name__}, as in update(..., closure=...); got none")
         names = [name for bucket in buckets for name in bucket.names]
         key = (tuple(bucket.names for bucket in buckets), signature(params, names))
         # Popped, so that a step in another thread makes its own, and one that raises is forgotten.
@@ -159,8 +160,9 @@ class Torch(Optimizer):
         if not refused or len(refused) == len(params):
             return ValueError(f"{self.cls.__name__} refuses these parameters: {error}")
         return ValueError(
-            f"{self.cls.__name__} refuses {len(refused)} of {len(params)} parameters, {', '.join(refused[:8])}: {error}; "
-            "give it the others alone: pr.optim.split(...) shares parameters out among optimizers"
+            f"{self.cls.__name__} refuses {len(refused)} of {len(params)} parameters, "
+            f"{', '.join(refused[:8])}: {error}; "
+            "give it the others alone and these to another optimizer with pr.optim.split(...)"
         )
 
     def _accepts(self, name: str, param: Tensor) -> bool:

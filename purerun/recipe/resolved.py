@@ -15,11 +15,15 @@ import tomli_w
 import torch
 from torch import Tensor
 
+from purerun.identity import read_bytes
 from purerun.recipe.module import Module
 from purerun.recipe.tree import branches
 
 # No argument and no field can have this name, because it is a keyword of Python.
 CLASS = "class"
+
+_EDGE = 32 * 2**20  # bytes
+_LONGEST = 1000  # items
 
 
 class Difference(NamedTuple):
@@ -38,7 +42,9 @@ def resolved(value: Any) -> Any:
 
     A frozen value is a table of its fields, with its qualified name under `class`; so is a
     `Module` or a partial function, with the name of what it calls.  Functions are their
-    qualified names.  What is None is left out.
+    qualified names; a tensor is its dtype, shape and the first digits of a hash (of its first and
+    last 32 MiB, when it is larger); so is an array of more than 1000 items.  What is None is
+    left out.
 
     >>> from purerun.schedule import Constant
     >>> resolved({"schedule": (Constant(0.5, end=2),), "loss": torch.nn.functional.relu})
@@ -59,7 +65,7 @@ def resolved(value: Any) -> Any:
         case Mapping():
             return {str(key): resolved(below) for key, below in value.items() if below is not None}
         case list() | tuple():
-            return [_item(resolved(item)) for item in value]
+            return _array(value)
         case Set():
             return sorted(map(str, value))
         case Path() | torch.dtype() | torch.device():
@@ -130,9 +136,18 @@ def _item(value: Any) -> Any:
 
 
 def _tensor(tensor: Tensor) -> str:
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    mark = hashlib.sha256(raw.tobytes()).hexdigest()[:12]
+    raw = read_bytes(tensor)
+    edges = (raw,) if len(raw) <= 2 * _EDGE else (raw[:_EDGE], raw[-_EDGE:])
+    mark = hashlib.sha256(b"".join(edges)).hexdigest()[:12]
     return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)} {mark}"
+
+
+def _array(items: Sequence[Any]) -> Any:
+    told = [_item(resolved(item)) for item in items]
+    if len(told) <= _LONGEST:
+        return told
+    # Data and no settings: only whether it is the same is of interest.
+    return f"{len(told)} items {hashlib.sha256(repr(told).encode()).hexdigest()[:12]}"
 
 
 def _flat(data: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:

@@ -51,6 +51,10 @@ class LineFile:
         os.fsync(self._stream.fileno())
         return self._length()
 
+    def lines_after(self, size: int) -> int:
+        """Count the whole lines after the first `size` bytes."""
+        return self.path.read_bytes()[size:].count(b"\n")
+
     def go_on(self, size: int | None) -> None:
         """Take away what lies after the first `size` bytes; warn if there are not so many.
 

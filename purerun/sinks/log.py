@@ -89,7 +89,7 @@ class Log(Sink):
 class _Logging(Watcher):
     def __init__(self, log: Log, desk: Desk) -> None:
         resumed = desk.manifest is not None
-        self._log, self._board = log, desk.board
+        self._log, self._desk = log, desk
         self._file = LineFile(log.path, resumed=resumed, overwrite=desk.overwrite) if log.path else None
         # Most logs ask for every n iterations, and the counter is at hand.
         when = log.every
@@ -99,6 +99,7 @@ class _Logging(Watcher):
         self._since, self._count = perf_counter(), 0
         self._epoch, self._iter, self._scored = torch.tensor(0), 0, False
         self._fresh, self._warned = True, False
+        self._recalled: Any = None
 
     def see(self, state: State) -> None:
         tree = entries(state)
@@ -119,6 +120,8 @@ class _Logging(Watcher):
         try:
             if self._count:
                 self._write_means()
+            elif self._fresh and self._recalled is not None and error is None:
+                self._write_missing(self._recalled)
         finally:
             if self._file is not None:
                 self._file.close()
@@ -128,17 +131,25 @@ class _Logging(Watcher):
         return {"bytes": size, "means": self._means.memory(), "scores": self._scores.memory()}
 
     def recall(self, memory: Any) -> None:
+        self._recalled = memory
         if memory is not None:
             self._means.recall(memory["means"])
             self._scores.recall(memory["scores"])
-        if self._file is not None:
-            self._file.go_on(None if memory is None else memory["bytes"])
 
     def _begin(self, state: State) -> None:
         self._fresh = False
         self._scored = "scores" in state.names() and bool(state["scores"].names())
         self._means.current = hyper_names(state)
         self._pace.begun = (self._iter - 1, self._since)
+        if self._file is not None and self._desk.manifest is not None:
+            self._file.go_on(None if self._recalled is None else self._recalled["bytes"])
+
+    def _write_missing(self, memory: Any) -> None:
+        """Write the last line of a run that was killed between its last checkpoint and that line."""
+        counters = {} if self._desk.manifest is None else self._desk.manifest.counters
+        if self._file is not None and memory["means"] and not self._file.lines_after(memory["bytes"]):
+            self._file.go_on(memory["bytes"])
+            self._write("train", counters["epoch"], counters["iter"], self._means.take(), {})
 
     def _write_means(self) -> None:
         epoch, now, on = int(self._epoch), perf_counter(), _device(self._means.pending)
@@ -158,7 +169,7 @@ class _Logging(Watcher):
         line: dict[str, JSON] = {"mode": mode, "epoch": epoch, "iter": iter}
         line |= {f"metrics/{name}" if name in RESERVED else name: encoded(value) for name, value in values.items()}
         line |= {**more, "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds")}
-        self._board[mode] = line
+        self._desk.board[mode] = line
         if self._file is not None:
             self._file.append(line)
         if self._log.console:

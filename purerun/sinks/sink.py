@@ -70,7 +70,7 @@ class Watcher(ABC):
         return None
 
     def recall(self, memory: JSON) -> None:
-        """Go on from a checkpoint; called before the first state, when the run goes on from one.
+        """Go on from a checkpoint; called before the first state, or at the end when there is none to come.
 
         Args:
             memory: what `memory` said when the checkpoint was made; None if this sink was not there.

@@ -105,6 +105,9 @@ def _watched(states: Iterator[State], sinks: list[Sink], desk: Desk) -> Generato
                 desk.torn = True
                 raise
             yield state
+        if not began:
+            # The run was over already.  It may have been killed after its last checkpoint, before the sinks were closed.
+            _recall(None, desk)
     except BaseException as caught:
         error = caught
         raise
@@ -123,11 +126,11 @@ def _free(label: str, desk: Desk) -> str:
     return next(name for name in numbered if name not in desk.watchers)
 
 
-def _recall(state: State, desk: Desk) -> None:
+def _recall(state: State | None, desk: Desk) -> None:
     if desk.manifest is None:
         return
-    here, there = int(state["iter"]), desk.manifest.counters.get("iter", 0)
-    if here <= there:
+    there = desk.manifest.counters.get("iter", 0)
+    if state is not None and (here := int(state["iter"])) <= there:
         raise SinkError(
             f"expected the run to go on from iteration {there} of {desk.resumed}, got a state of iteration {here}; "
             "begin the loop at `pr.load(...)` of what is given as resume"

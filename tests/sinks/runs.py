@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from pathlib import Path
 
 import attrs
@@ -87,7 +88,4 @@ def lines(path, *, clocks=False):
 
 def drain(iterator):
     """Take all, and give the last one."""
-    state = None
-    for state in iterator:
-        pass
-    return state
+    return deque(iterator, maxlen=1).pop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import warnings
 from pathlib import Path
@@ -14,10 +13,7 @@ import torch
 import purerun as pr
 from purerun.sinks import Sink, SinkError, Watcher
 from purerun.testing import check_sinks_change_nothing, counted
-
-spec = importlib.util.spec_from_file_location("runs", Path(__file__).with_name("runs.py"))
-runs = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(runs)
+from tests.sinks import runs
 
 
 @attrs.frozen
@@ -123,9 +119,13 @@ def test_a_reader_that_leaves():
 def test_a_reader_that_fails():
     """An exception in the body of the reader's own loop closes the sinks and is the reader's own."""
     notes = []
-    with pytest.raises(KeyError, match="mine"):
+
+    def read():
         for _ in pr.watch(numbers(5), Spy(notes)):
             raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        read()
 
     assert "Spy close GeneratorExit" == notes[-1]
 
@@ -226,7 +226,7 @@ def test_a_run_that_is_over_stays_as_it_is(tmp_path):
     log = pr.sinks.Log(every=2, path=tmp_path / "log.jsonl", console=False)
     runs.drain(pr.watch(numbers(3), log, pr.sinks.Checkpoint(tmp_path)))
     before = (tmp_path / "log.jsonl").read_bytes()
-    runs.drain(pr.watch(iter(()), log, pr.sinks.Checkpoint(tmp_path), resume=tmp_path))
+    assert [] == list(pr.watch(iter(()), log, pr.sinks.Checkpoint(tmp_path), resume=tmp_path))
 
     assert before == (tmp_path / "log.jsonl").read_bytes()
 

@@ -1,0 +1,85 @@
+"""Clipping of gradients, as torch does it, out of place."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from purerun.optim.optimizer import Hyper, Params, Slots, number
+from purerun.optim.tracing import cast
+from purerun.optim.transform import Applied, Transform
+
+
+@attrs.frozen
+class ClipNorm(Transform):
+    """Scale all gradients down together, so that their norm is at most `max_norm`.
+
+    Equals `torch.nn.utils.clip_grad_norm_` bit for bit.  Reports the norm before clipping as
+    `grad_norm`, without waiting for the device.
+
+    Attributes:
+        max_norm: the largest norm that is left alone.
+        norm_type: the order of the norm; may be `inf`.
+        error_if_nonfinite: raise if the norm is NaN or infinite; this waits for the device.
+
+    >>> clip = ClipNorm(1.0)
+    >>> done = clip.apply({}, {"w": torch.tensor([3.0, 4.0])}, {}, clip.hyper(), traced=False)
+    >>> done.grads["w"].tolist(), float(done.report["grad_norm"])
+    ([0.6, 0.8], 5.0)
+    """
+
+    max_norm: float = number()
+    norm_type: float = number(2.0, hyper=False)
+    error_if_nonfinite: bool = False
+
+    def apply(self, params: Params, grads: Params, slots: Slots, hyper: Hyper, *, traced: bool) -> Applied:
+        """Scale the gradients.
+
+        Raises:
+            RuntimeError: the norm is not finite, and that is an error.
+        """
+        tensors = list(grads.values())
+        total = self._norm(tensors) if traced else get_total_norm(tensors, self.norm_type, self.error_if_nonfinite)
+        factor = torch.clamp(cast(hyper["max_norm"], total) / (total + 1e-6), max=1.0)
+        scaled = [grad * cast(factor, grad) for grad in tensors] if traced else _scaled(tensors, factor)
+        return Applied(dict(zip(grads, scaled, strict=True)), {}, {"grad_norm": total})
+
+    def _norm(self, tensors: list[Tensor]) -> Tensor:
+        # torch's own function, without its no_grad and without foreach kernels, which cannot be mapped.
+        norms = [torch.linalg.vector_norm(tensor, self.norm_type) for tensor in tensors]
+        return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]), self.norm_type)
+
+
+@attrs.frozen
+class ClipValue(Transform):
+    """Clip each element of each gradient into `[-value, value]`.
+
+    Equals `torch.nn.utils.clip_grad_value_` bit for bit.
+
+    Attributes:
+        value: the largest magnitude that is left alone.
+
+    >>> clip = ClipValue(0.5)
+    >>> clip.apply({}, {"w": torch.tensor([3.0, -0.25])}, {}, clip.hyper(), traced=False).grads["w"].tolist()
+    [0.5, -0.25]
+    """
+
+    value: float = number()
+
+    def apply(self, params: Params, grads: Params, slots: Slots, hyper: Hyper, *, traced: bool) -> Applied:
+        """Clip the gradients."""
+        tensors, value = list(grads.values()), hyper["value"]
+        if traced:
+            clipped = [torch.clamp(grad, cast(-value, grad), cast(value, grad)) for grad in tensors]
+        else:
+            clipped = torch._foreach_clamp_min(tensors, -value)
+            torch._foreach_clamp_max_(clipped, value)
+        return Applied(dict(zip(grads, clipped, strict=True)), {}, {})
+
+
+def _scaled(tensors: list[Tensor], factor: Tensor) -> list[Tensor]:
+    if all(tensor.device == factor.device for tensor in tensors):
+        return list(torch._foreach_mul(tensors, factor))
+    return [tensor * factor.to(tensor.device) for tensor in tensors]
