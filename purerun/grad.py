@@ -60,14 +60,16 @@ class Grads:
         weight: how much this batch counts beside others: samples, or the loss's own weight.
         buffers: buffer name -> its value after the forward pass.
         metrics: name -> detached scalar; `loss` is always there.
-        recompute: loss and gradients of the same batch at other parameters, for line searches.
+        recompute: parameters -> loss and gradients of the same batch there, for line searches.
     """
 
     grads: dict[str, Tensor]
     weight: float | Tensor = 1.0
     buffers: dict[str, Tensor] = attrs.field(factory=dict)
     metrics: dict[str, Tensor] = attrs.field(factory=dict)
-    recompute: Callable[[Mapping[str, Tensor]], Grads] | None = attrs.field(default=None, repr=False, eq=False)
+    recompute: Callable[[Mapping[str, Tensor]], tuple[Tensor, Mapping[str, Tensor]]] | None = attrs.field(
+        default=None, repr=False, eq=False
+    )
 
 
 def compute(

@@ -16,6 +16,7 @@ from purerun import grad, program
 from purerun.bind import Binding, ModelError
 from purerun.grad import Engine, Grads, LossFunction
 from purerun.optim import Bucket, Optimizer, partition
+from purerun.optim.optimizer import Closure, Params
 from purerun.random import Key, keyed
 from purerun.schedule import Affine, Plan, Schedule
 from purerun.state import Draft, lazy_clone
@@ -130,17 +131,27 @@ class TrainStep(Step):
         """Run the model on a batch under the key of this iteration, and differentiate."""
         if self.device.type != "cpu":
             batch = _batch.move(batch, self.device)
+        grads = self._differentiate(draft, batch, draft["params"], draft["buffers"])
+        return attrs.evolve(grads, recompute=self._closure(draft, batch)) if self.optimizer.closes else grads
+
+    def _differentiate(self, draft: Draft, batch: Any, params: Draft, buffers: Draft) -> Grads:
         with keyed(Key.of(int(draft["seed"]), "step", int(draft["iter"]))):
             return grad.compute(
-                self.engine,
-                self.binding,
-                self.loss,
-                batch,
-                draft["params"],
-                draft["buffers"],
-                self.trained,
-                unused=self.unused,
+                self.engine, self.binding, self.loss, batch, params, buffers, self.trained, unused=self.unused
             )
+
+    def _closure(self, draft: Draft, batch: Any) -> Closure:
+        """Make the function by which a line search looks at other parameters, under the same chance."""
+        frozen = {name: lazy_clone(param) for name, param in draft["params"].items()}
+        buffers = {name: lazy_clone(buffer) for name, buffer in draft["buffers"].items()}
+
+        def look(params: Params) -> tuple[Tensor, Params]:
+            tried = {name: lazy_clone(params.get(name, param).detach()) for name, param in frozen.items()}
+            passing = {name: lazy_clone(buffer) for name, buffer in buffers.items()}
+            grads = self._differentiate(draft, batch, tried, passing)
+            return grads.metrics["loss"], grads.grads
+
+        return look
 
     def vet(self, grads: Grads) -> None:
         """Refuse a loss that is NaN or infinite."""
@@ -153,10 +164,10 @@ class TrainStep(Step):
         slots = draft["optim"][self.name] if self.name else draft["optim"]
         buckets = self._buckets(draft)
         if self.engine == "autograd":
-            self.optimizer.write(params, grads.grads, slots, buckets)
+            self.optimizer.write(params, grads.grads, slots, buckets, report=draft["metrics"], closure=grads.recompute)
             return
         trained = {name: params[name] for name in self.trained}
-        moved, after = self.optimizer.trace(trained, grads.grads, slots, buckets)
+        moved, after = self.optimizer.trace(trained, grads.grads, slots, buckets, report=draft["metrics"])
         params.update(moved)
         slots.update(after)
 

@@ -128,7 +128,7 @@ def test_seeding_everywhere_reaches_all_three_generators():
 
 @given(st.integers(0, 2**40), st.lists(st.integers(0, 2**40), min_size=1, max_size=20, unique=True), st.integers(1, 5))
 def test_the_bits_of_a_position_do_not_depend_on_the_others(seed, positions, count):
-    """A batch can be cut, joined and reordered, and each sample keeps its chance; more draws do not change the first."""
+    """Cut, joined or reordered, each sample keeps its chance; more draws do not change the first."""
     key, where = Key.of(seed), torch.tensor(positions)
     whole = bits(key, where, count)
 

@@ -17,6 +17,11 @@ from purerun.identity import digest
 from purerun.state import StaleState, State, StateError, lazy_clone, leaves, missing, release, seal, unseal
 from purerun.testing.snapshot import of_state
 
+
+def pickled(state):
+    return pickle.loads(pickle.dumps(state))  # noqa: S301
+
+
 WRITES = {
     "fill a leaf": lambda s: s["params"]["a.w"].fill_(7),
     "fill a row": lambda s: s["params"]["a.w"][0].fill_(7),
@@ -65,7 +70,7 @@ COPIES = {
     "shallow clone": lambda s: s.clone(recurse=False),
     "deepcopy": copy.deepcopy,
     "clone": lambda s: s.clone(),
-    "pickle": lambda s: pickle.loads(pickle.dumps(s)),
+    "pickle": pickled,
     "stack": lambda s: torch.stack([s, s])[1],
     "seal(unseal)": lambda s: seal(unseal(s)),
     "sum": lambda s: s + 0,
@@ -105,7 +110,7 @@ USES = {
     "digest": digest,
     "release": release,
     "deepcopy": lambda s: copy.deepcopy(s)["iter"],
-    "pickle": lambda s: pickle.loads(pickle.dumps(s))["iter"],
+    "pickle": lambda s: pickled(s)["iter"],
 }
 
 

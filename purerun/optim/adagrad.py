@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import attrs
@@ -12,7 +11,19 @@ from torch.optim import adagrad
 
 from purerun.optim import tracing
 from purerun.optim.layout import aligned, settle
-from purerun.optim.optimizer import Bucket, Closure, Hyper, Optimizer, Params, Report, Slots, counter, number, pick
+from purerun.optim.optimizer import (
+    Buckets,
+    Closure,
+    Hyper,
+    Optimizer,
+    Params,
+    Report,
+    Slots,
+    TracedBuckets,
+    counter,
+    number,
+    pick,
+)
 
 
 @attrs.frozen
@@ -52,7 +63,7 @@ class Adagrad(Optimizer):
         params: Params,
         grads: Params,
         slots: Slots,
-        buckets: Sequence[Bucket],
+        buckets: Buckets,
         *,
         report: Report | None = None,
         closure: Closure | None = None,
@@ -79,10 +90,10 @@ class Adagrad(Optimizer):
                     *tensors,
                     [one - 1 for one in steps],  # this form counts by itself
                     foreach=False,
-                    lr=hyper["lr"],  # type: ignore[arg-type]
-                    weight_decay=hyper["weight_decay"],  # type: ignore[arg-type]
-                    lr_decay=hyper["lr_decay"],  # type: ignore[arg-type]
-                    eps=hyper["eps"],  # type: ignore[arg-type]
+                    lr=hyper["lr"],
+                    weight_decay=hyper["weight_decay"],
+                    lr_decay=hyper["lr_decay"],
+                    eps=hyper["eps"],
                     maximize=self.maximize,
                 )
                 continue
@@ -90,7 +101,13 @@ class Adagrad(Optimizer):
                 settle(tensors, laid)
 
     def trace(
-        self, params: Params, grads: Params, slots: Slots, buckets: Sequence[Bucket], *, report: Report | None = None
+        self,
+        params: Params,
+        grads: Params,
+        slots: Slots,
+        buckets: TracedBuckets,
+        *,
+        report: Report | None = None,
     ) -> tuple[dict[str, Tensor], Slots]:
         """Make the parameters and slots after one update, out of place."""
         step = slots["step"] + 1

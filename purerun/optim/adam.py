@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,13 +14,14 @@ from torch.optim import adam
 from purerun.optim import tracing
 from purerun.optim.layout import aligned, settle
 from purerun.optim.optimizer import (
-    Bucket,
+    Buckets,
     Closure,
     Hyper,
     Optimizer,
     Params,
     Report,
     Slots,
+    TracedBuckets,
     counter,
     number,
     pick,
@@ -76,7 +77,7 @@ class Adam(Optimizer):
         params: Params,
         grads: Params,
         slots: Slots,
-        buckets: Sequence[Bucket],
+        buckets: Buckets,
         *,
         report: Report | None = None,
         closure: Closure | None = None,
@@ -85,7 +86,13 @@ class Adam(Optimizer):
         _write(self, torch._fused_adam_, params, grads, slots, buckets)
 
     def trace(
-        self, params: Params, grads: Params, slots: Slots, buckets: Sequence[Bucket], *, report: Report | None = None
+        self,
+        params: Params,
+        grads: Params,
+        slots: Slots,
+        buckets: TracedBuckets,
+        *,
+        report: Report | None = None,
     ) -> tuple[dict[str, Tensor], Slots]:
         """Make the parameters and slots after one update, out of place."""
         return _trace(self, _coupled, params, grads, slots, buckets)
@@ -128,7 +135,7 @@ class AdamW(Optimizer):
         params: Params,
         grads: Params,
         slots: Slots,
-        buckets: Sequence[Bucket],
+        buckets: Buckets,
         *,
         report: Report | None = None,
         closure: Closure | None = None,
@@ -137,7 +144,13 @@ class AdamW(Optimizer):
         _write(self, torch._fused_adamw_, params, grads, slots, buckets)
 
     def trace(
-        self, params: Params, grads: Params, slots: Slots, buckets: Sequence[Bucket], *, report: Report | None = None
+        self,
+        params: Params,
+        grads: Params,
+        slots: Slots,
+        buckets: TracedBuckets,
+        *,
+        report: Report | None = None,
     ) -> tuple[dict[str, Tensor], Slots]:
         """Make the parameters and slots after one update, out of place."""
         return _trace(self, _decoupled, params, grads, slots, buckets)
@@ -165,7 +178,7 @@ def _write(
     params: Params,
     grads: Params,
     slots: Slots,
-    buckets: Sequence[Bucket],
+    buckets: Buckets,
 ) -> None:
     step = slots["step"]
     step += 1
@@ -202,8 +215,8 @@ def _write(
                 beta1=hyper["beta1"],
                 beta2=hyper["beta2"],
                 lr=hyper["lr"],
-                weight_decay=hyper["weight_decay"],  # type: ignore[arg-type]
-                eps=hyper["eps"],  # type: ignore[arg-type]
+                weight_decay=hyper["weight_decay"],
+                eps=hyper["eps"],
                 maximize=optimizer.maximize,
             )
             continue
@@ -224,7 +237,7 @@ def _decoupled(param: Tensor, grad: Tensor, hyper: Hyper) -> tuple[Tensor, Tenso
 
 
 def _trace(
-    optimizer: Adam | AdamW, decay: Decay, params: Params, grads: Params, slots: Slots, buckets: Sequence[Bucket]
+    optimizer: Adam | AdamW, decay: Decay, params: Params, grads: Params, slots: Slots, buckets: Buckets
 ) -> tuple[dict[str, Tensor], Slots]:
     step = slots["step"] + 1
     means = {name: slot for name, slot in slots.items() if name != "step"}

@@ -237,7 +237,7 @@ class Stack(Cell):
         return self._leaf([])
 
     def load(self, leaf: Mapping[str, Any]) -> Any:
-        """Return the list; its tensors are copies, since where a tensor lies may change the last bit of a dot product."""
+        """Return the list.  Its tensors are copies: where a tensor lies may change the last bit of a dot product."""
         return self.type(self.cell.load(_taken(leaf["items"], place)) for place in range(int(leaf["count"])))
 
     def keep(self, value: Any, leaf: Mapping[str, Any]) -> dict[str, Leaf]:

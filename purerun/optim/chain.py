@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from purerun.optim.fixed import Ordered
 from purerun.optim.groups import Group
-from purerun.optim.optimizer import Bucket, Closure, Optimizer, Params, Report, Slots
+from purerun.optim.optimizer import Buckets, Closure, Optimizer, Params, Report, Slots, TracedBuckets
 from purerun.optim.transform import Transform
 
 
@@ -63,7 +63,7 @@ class Chain(Optimizer):
         params: Params,
         grads: Params,
         slots: Slots,
-        buckets: Sequence[Bucket],
+        buckets: Buckets,
         *,
         report: Report | None = None,
         closure: Closure | None = None,
@@ -79,7 +79,13 @@ class Chain(Optimizer):
             report.update(measured)
 
     def trace(
-        self, params: Params, grads: Params, slots: Slots, buckets: Sequence[Bucket], *, report: Report | None = None
+        self,
+        params: Params,
+        grads: Params,
+        slots: Slots,
+        buckets: TracedBuckets,
+        *,
+        report: Report | None = None,
     ) -> tuple[dict[str, Tensor], Slots]:
         """Transform the gradients, and make what the optimizer makes of them."""
         name, optimizer = self._last
@@ -98,7 +104,7 @@ class Chain(Optimizer):
         return list(self.parts.items())[-1]  # type: ignore[return-value]
 
     def _applied(
-        self, params: Params, grads: Params, slots: Slots, buckets: Sequence[Bucket], *, traced: bool
+        self, params: Params, grads: Params, slots: Slots, buckets: TracedBuckets, *, traced: bool
     ) -> tuple[dict[str, Tensor], Slots, Report]:
         grads = {name: grads[name] for bucket in buckets for name in bucket.names}
         after: Slots = {}
@@ -111,7 +117,7 @@ class Chain(Optimizer):
             measured |= {key if key not in measured else f"{name}.{key}": value for key, value in report.items()}
         return grads, after, measured
 
-    def _closed(self, closure: Closure, slots: Slots, buckets: Sequence[Bucket]) -> Closure:
+    def _closed(self, closure: Closure, slots: Slots, buckets: Buckets) -> Closure:
         def transformed(params: Params) -> tuple[Tensor, Mapping[str, Tensor]]:
             loss, grads = closure(params)
             return loss, self._applied(params, grads, slots, buckets, traced=False)[0]

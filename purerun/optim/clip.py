@@ -70,13 +70,20 @@ class ClipValue(Transform):
 
     def apply(self, params: Params, grads: Params, slots: Slots, hyper: Hyper, *, traced: bool) -> Applied:
         """Clip the gradients."""
-        tensors, value = list(grads.values()), hyper["value"]
+        tensors = list(grads.values())
         if traced:
-            clipped = [torch.clamp(grad, cast(-value, grad), cast(value, grad)) for grad in tensors]
+            clipped = [_clamped(grad, hyper["value"]) for grad in tensors]
         else:
+            value = float(hyper["value"])
             clipped = torch._foreach_clamp_min(tensors, -value)
             torch._foreach_clamp_max_(clipped, value)
         return Applied(dict(zip(grads, clipped, strict=True)), {}, {})
+
+
+def _clamped(grad: Tensor, value: float | Tensor) -> Tensor:
+    if isinstance(value, Tensor):
+        return torch.clamp(grad, -value.to(grad), value.to(grad))
+    return torch.clamp(grad, -value, value)
 
 
 def _scaled(tensors: list[Tensor], factor: Tensor) -> list[Tensor]:

@@ -8,12 +8,12 @@ expanded gradient for another one, without an error.
 from __future__ import annotations
 
 from itertools import chain
-from typing import TypeAlias
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-Lists: TypeAlias = tuple[list[Tensor], ...]
+Lists = TypeVar("Lists", bound=tuple[list[Tensor], ...])
 """Parameters, gradients, then slots: lists of equal length, or empty ones."""
 
 _contiguous = Tensor.is_contiguous
@@ -34,7 +34,7 @@ def aligned(tensors: Lists) -> Lists:
     if any(tensor.layout is not torch.strided for tensor in chain(*tensors)):
         return tensors  # sparse: no kernel takes these, and says so
     models = [_dense(param) for param in tensors[0]]
-    return tuple(
+    return tuple(  # type: ignore[return-value]
         [one if one.stride() == model.stride() else _copy(one, model) for one, model in zip(some, models, strict=True)]
         if some
         else some

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import attrs
 import torch
@@ -17,18 +17,25 @@ Params: TypeAlias = Mapping[str, Tensor]
 Slots: TypeAlias = dict[str, Any]
 """What an optimizer remembers: a counter is a tensor, a slot is a dict by parameter name."""
 Hyper: TypeAlias = Mapping[str, float | Tensor]
-"""Hyper-parameters by name: numbers for the kernels, 0-d tensors to map over or differentiate by."""
+"""Hyper-parameters by name: numbers for the kernels, or also 0-d tensors to map over or differentiate by."""
+Value_co = TypeVar("Value_co", bound=float | Tensor, covariant=True)
 Closure: TypeAlias = Callable[[Params], tuple[Tensor, Params]]
 """Loss and gradients of the same batch at other parameters: what a line search asks for."""
 Report: TypeAlias = dict[str, Tensor]
 """What an update measured, for the reader: name -> 0-d tensor."""
 
 
-class Bucket(NamedTuple):
+class Bucket(NamedTuple, Generic[Value_co]):
     """Parameters that one kernel call updates together: they share hyper-parameters, dtype and device."""
 
     names: tuple[str, ...]
-    hyper: Hyper
+    hyper: Mapping[str, Value_co]
+
+
+Buckets: TypeAlias = Sequence[Bucket[float]]
+"""What a kernel takes."""
+TracedBuckets: TypeAlias = Sequence[Bucket[float | Tensor]]
+"""What can be mapped over and differentiated by."""
 
 
 def _known(optimizer: Optimizer, _attribute: Any, groups: tuple[Group, ...]) -> None:
@@ -73,7 +80,7 @@ class Optimizer(ABC):
         params: Params,
         grads: Params,
         slots: Slots,
-        buckets: Sequence[Bucket],
+        buckets: Buckets,
         *,
         report: Report | None = None,
         closure: Closure | None = None,
@@ -91,7 +98,13 @@ class Optimizer(ABC):
         """
 
     def trace(
-        self, params: Params, grads: Params, slots: Slots, buckets: Sequence[Bucket], *, report: Report | None = None
+        self,
+        params: Params,
+        grads: Params,
+        slots: Slots,
+        buckets: TracedBuckets,
+        *,
+        report: Report | None = None,
     ) -> tuple[dict[str, Tensor], Slots]:
         """Make the parameters and slots after one update, as functions to map and differentiate.
 
@@ -188,7 +201,7 @@ def numbers(value: Any) -> dict[str, float]:
     }
 
 
-def alike(params: Params, hyper: Hyper) -> list[Bucket]:
+def alike(params: Params, hyper: Mapping[str, float]) -> list[Bucket[float]]:
     """Put parameters of one dtype and device into one bucket each.
 
     >>> params = {"a": torch.zeros(1), "b": torch.zeros(1, dtype=torch.float64), "c": torch.zeros(2)}

@@ -12,7 +12,7 @@ from torch import Tensor
 from purerun.optim.cells import ABSENT, Cell, Unkeepable
 from purerun.optim.knobs import Knob, turned
 from purerun.optim.layout import aligned
-from purerun.optim.optimizer import Bucket, Closure, Params, Slots, pick
+from purerun.optim.optimizer import Buckets, Closure, Params, Slots, pick
 from purerun.state import lazy_clone
 
 GROUP = "group."
@@ -75,7 +75,7 @@ class Proxy:
         params: Params,
         grads: Params,
         slots: Slots,
-        buckets: Sequence[Bucket],
+        buckets: Buckets,
         closure: Closure | None = None,
     ) -> None:
         """Let the optimizer do one step on parameters and slots that the caller owns."""
@@ -131,7 +131,7 @@ class Proxy:
             stand_in.grad = lazy_clone(grads[name])
         return loss
 
-    def _recall(self, memory: Memory, slots: Slots, buckets: Sequence[Bucket]) -> None:
+    def _recall(self, memory: Memory, slots: Slots, buckets: Buckets) -> None:
         state = self.optimizer.state
         state.clear()
         for name, stand_in in self._stand_ins.items():
@@ -142,9 +142,7 @@ class Proxy:
             kept = {GROUP + key: cell for key, cell in memory.groups.items()}
             group.update({key.removeprefix(GROUP): v for key, v in _loaded(kept, slots, bucket.names[0]).items()})
 
-    def _remember(
-        self, memory: Memory, slots: Slots, buckets: Sequence[Bucket], before: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def _remember(self, memory: Memory, slots: Slots, buckets: Buckets, before: Sequence[Mapping[str, Any]]) -> None:
         remembered = self.remembered()
         for name in self._stand_ins:
             _keep(memory.entries[name], remembered.get(name, {}), slots, name)
@@ -154,7 +152,7 @@ class Proxy:
                 kept = {GROUP + key: cell for key, cell in memory.groups.items()}
                 _keep(kept, {GROUP + key: value for key, value in new.items()}, slots, name)
 
-    def _turn(self, buckets: Sequence[Bucket]) -> list[dict[str, Any]]:
+    def _turn(self, buckets: Buckets) -> list[dict[str, Any]]:
         """Set the hyper-parameters; return what the groups hold then."""
         for group, bucket in zip(self.optimizer.param_groups, buckets, strict=True):
             group.update(turned(self._knobs, self.optimizer.defaults, bucket.hyper))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import attrs
 import torch
 from torch import Tensor
@@ -11,13 +9,14 @@ from torch.optim import rmsprop
 
 from purerun.optim import tracing
 from purerun.optim.optimizer import (
-    Bucket,
+    Buckets,
     Closure,
     Hyper,
     Optimizer,
     Params,
     Report,
     Slots,
+    TracedBuckets,
     counter,
     number,
     pick,
@@ -59,7 +58,7 @@ class RMSprop(Optimizer):
         params: Params,
         grads: Params,
         slots: Slots,
-        buckets: Sequence[Bucket],
+        buckets: Buckets,
         *,
         report: Report | None = None,
         closure: Closure | None = None,
@@ -78,16 +77,22 @@ class RMSprop(Optimizer):
                 foreach=True,
                 maximize=self.maximize,
                 has_complex=tensors[0].is_complex(),
-                lr=hyper["lr"],  # type: ignore[arg-type]
-                alpha=hyper["alpha"],  # type: ignore[arg-type]
-                eps=hyper["eps"],  # type: ignore[arg-type]
-                weight_decay=hyper["weight_decay"],  # type: ignore[arg-type]
-                momentum=hyper["momentum"] if self.momentum else 0.0,  # type: ignore[arg-type]
+                lr=hyper["lr"],
+                alpha=hyper["alpha"],
+                eps=hyper["eps"],
+                weight_decay=hyper["weight_decay"],
+                momentum=hyper["momentum"] if self.momentum else 0.0,
                 centered=self.centered,
             )
 
     def trace(
-        self, params: Params, grads: Params, slots: Slots, buckets: Sequence[Bucket], *, report: Report | None = None
+        self,
+        params: Params,
+        grads: Params,
+        slots: Slots,
+        buckets: TracedBuckets,
+        *,
+        report: Report | None = None,
     ) -> tuple[dict[str, Tensor], Slots]:
         """Make the parameters and slots after one update, out of place."""
         means = {name: slots[name] for name in self._names()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import attrs
@@ -12,7 +12,19 @@ from torch.optim import sgd
 
 from purerun.optim import tracing
 from purerun.optim.layout import aligned, settle
-from purerun.optim.optimizer import Bucket, Closure, Hyper, Optimizer, Params, Report, Slots, number, pick, zeros
+from purerun.optim.optimizer import (
+    Buckets,
+    Closure,
+    Hyper,
+    Optimizer,
+    Params,
+    Report,
+    Slots,
+    TracedBuckets,
+    number,
+    pick,
+    zeros,
+)
 
 
 @attrs.frozen
@@ -54,7 +66,7 @@ class SGD(Optimizer):
         params: Params,
         grads: Params,
         slots: Slots,
-        buckets: Sequence[Bucket],
+        buckets: Buckets,
         *,
         report: Report | None = None,
         closure: Closure | None = None,
@@ -88,7 +100,13 @@ class SGD(Optimizer):
             slots["step"] += 1
 
     def _single(
-        self, params: list[Tensor], grads: list[Tensor], buffers: list[Tensor], hyper: Hyper, *, first: bool
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        buffers: list[Tensor],
+        hyper: Mapping[str, float],
+        *,
+        first: bool,
     ) -> None:
         bare = first or not buffers
         made: list[Tensor | None] = [None] * len(params) if bare else [*buffers]
@@ -97,10 +115,10 @@ class SGD(Optimizer):
             grads,
             made,
             foreach=False,
-            weight_decay=hyper["weight_decay"],  # type: ignore[arg-type]
-            momentum=hyper["momentum"] if buffers else 0.0,  # type: ignore[arg-type]
-            lr=hyper["lr"],  # type: ignore[arg-type]
-            dampening=hyper["dampening"],  # type: ignore[arg-type]
+            weight_decay=hyper["weight_decay"],
+            momentum=hyper["momentum"] if buffers else 0.0,
+            lr=hyper["lr"],
+            dampening=hyper["dampening"],
             nesterov=self.nesterov,
             maximize=self.maximize,
         )
@@ -109,7 +127,13 @@ class SGD(Optimizer):
                 buffer.copy_(new)
 
     def trace(
-        self, params: Params, grads: Params, slots: Slots, buckets: Sequence[Bucket], *, report: Report | None = None
+        self,
+        params: Params,
+        grads: Params,
+        slots: Slots,
+        buckets: TracedBuckets,
+        *,
+        report: Report | None = None,
     ) -> tuple[dict[str, Tensor], Slots]:
         """Make the parameters and slots after one update, out of place."""
         if not slots:

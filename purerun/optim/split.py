@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import attrs
@@ -12,8 +12,7 @@ from purerun.optim.fixed import Ordered
 from purerun.optim.groups import Group
 from purerun.optim.match import Both, Kind, Match, Name, Not, OneOf, Type, infos_of, matching
 from purerun.optim.memo import Memo
-from purerun.optim.optimizer import Bucket, Closure, Optimizer, Params, Report, Slots
-
+from purerun.optim.optimizer import Bucket, Buckets, Closure, Optimizer, Params, Report, Slots, TracedBuckets
 
 Deal: TypeAlias = tuple[int, tuple[str, ...]]
 """The place of a bucket, and the names in it that belong to a share."""
@@ -98,7 +97,7 @@ class Split(Optimizer):
         params: Params,
         grads: Params,
         slots: Slots,
-        buckets: Sequence[Bucket],
+        buckets: Buckets,
         *,
         report: Report | None = None,
         closure: Closure | None = None,
@@ -108,7 +107,13 @@ class Split(Optimizer):
             self.shares[name].optimizer.write(params, grads, slots.get(name, {}), own, report=report)
 
     def trace(
-        self, params: Params, grads: Params, slots: Slots, buckets: Sequence[Bucket], *, report: Report | None = None
+        self,
+        params: Params,
+        grads: Params,
+        slots: Slots,
+        buckets: TracedBuckets,
+        *,
+        report: Report | None = None,
     ) -> tuple[dict[str, Tensor], Slots]:
         """Make the parameters and slots of each share."""
         moved: dict[str, Tensor] = {}
@@ -128,7 +133,7 @@ class Split(Optimizer):
             owners[name] = owner
         return owners
 
-    def _dealt(self, params: Params, buckets: Sequence[Bucket]) -> dict[str, list[Bucket]]:
+    def _dealt(self, params: Params, buckets: Buckets) -> dict[str, list[Bucket]]:
         key = tuple((names, tuple(params[name].ndim for name in names)) for names, _ in buckets)
         if key not in self._deals:
             self._deals[key] = self._deal(params, buckets)
@@ -137,7 +142,7 @@ class Split(Optimizer):
             for name, (keys, deal) in self._deals[key].items()
         }
 
-    def _deal(self, params: Params, buckets: Sequence[Bucket]) -> dict[str, tuple[list[str], list[Deal]]]:
+    def _deal(self, params: Params, buckets: Buckets) -> dict[str, tuple[list[str], list[Deal]]]:
         owners = self._owners({name: params[name] for bucket in buckets for name in bucket.names})
         deals: dict[str, tuple[list[str], list[Deal]]] = {}
         for name, share in self.shares.items():

@@ -13,7 +13,7 @@ from purerun.optim import trial
 from purerun.optim.fixed import Fixed
 from purerun.optim.groups import Group
 from purerun.optim.memo import Memo
-from purerun.optim.optimizer import Bucket, Closure, Optimizer, Params, Report, Slots
+from purerun.optim.optimizer import Buckets, Closure, Optimizer, Params, Report, Slots
 from purerun.optim.proxy import Memory, Proxy, signature
 
 
@@ -29,8 +29,8 @@ def _are_plain(owner: Torch, _attribute: Any, options: Fixed[Any]) -> None:
     for key, value in options.items():
         if any(isinstance(item, Tensor) for item in (value if isinstance(value, tuple) else (value,))):
             raise TypeError(
-                f"expected {key} of {owner.cls.__name__} to be a number, got a tensor; hyper-parameters become leaves of "
-                "the state by themselves"
+                f"expected {key} of {owner.cls.__name__} to be a number, got a tensor; "
+                "hyper-parameters become leaves of the state by themselves"
             )
     if options.get("differentiable"):
         raise ValueError(
@@ -124,7 +124,7 @@ class Torch(Optimizer):
         params: Params,
         grads: Params,
         slots: Slots,
-        buckets: Sequence[Bucket],
+        buckets: Buckets,
         *,
         report: Report | None = None,
         closure: Closure | None = None,

@@ -8,19 +8,19 @@ the same order out of place; for numbers the result is torch's bit for bit, whic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from purerun.optim.optimizer import Bucket, Hyper, Params, Slots
+from purerun.optim.optimizer import Hyper, Params, Slots, TracedBuckets
 
 Formula = Callable[..., tuple[Tensor, ...]]
 """`formula(hyper, param, grad, *slots) -> (param, *slots)` for one parameter."""
 
 
 def each(
-    formula: Formula, params: Params, grads: Params, slots: Mapping[str, Params], buckets: Sequence[Bucket]
+    formula: Formula, params: Params, grads: Params, slots: Mapping[str, Params], buckets: TracedBuckets
 ) -> tuple[dict[str, Tensor], Slots]:
     """Apply a formula to each parameter of the buckets.
 

@@ -106,7 +106,7 @@ def _watched(states: Iterator[State], sinks: list[Sink], desk: Desk) -> Generato
                 raise
             yield state
         if not began:
-            # The run was over already.  It may have been killed after its last checkpoint, before the sinks were closed.
+            # The run was over already; perhaps it was killed before its sinks were closed.
             _recall(None, desk)
     except BaseException as caught:
         error = caught

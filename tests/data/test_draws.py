@@ -8,10 +8,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from tests.data.samples import Noisy, same
 
 from purerun.data.draws import Draws
 from purerun.random import Key, seed_everywhere
+from tests.data.samples import Noisy, same
 
 KINDS = ("torch", "numpy", "python")
 SETS = [kinds for count in range(4) for kinds in combinations(KINDS, count)]

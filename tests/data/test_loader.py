@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.data.samples import Named, Noisy, generators, noisy_collate, rows, same, state
 from torch.utils.data import BatchSampler, IterableDataset, RandomSampler
 
 from purerun.data import Compose, Infinite, Loader, Noise, Position, Sequential, Shift, Shuffle, Tensors, Weighted
 from purerun.random import Key
+from tests.data.samples import Named, Noisy, generators, noisy_collate, rows, same, state
 
 
 @attrs.frozen
@@ -270,7 +270,7 @@ def test_a_session_reads_epoch_after_epoch():
 
 
 def test_a_foreign_batch_sampler_is_keyed():
-    """torch's BatchSampler gives an order that is a function of (seed, epoch)."""
+    """A BatchSampler of torch gives an order that is a function of (seed, epoch)."""
     loader = Loader(range(30), batch_sampler=BatchSampler(RandomSampler(range(30)), 4, drop_last=True))
     orders = {
         (seed, epoch): torch.cat([batch for batch, _ in loader.read(seed, epoch, 0)]).tolist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import permutations
+from itertools import pairwise, permutations
 from math import sqrt
 
 import attrs
@@ -83,7 +83,7 @@ def neighbours_kept(table):
     """Mark pairs that follow each other in one row and also in the next."""
     size = table.shape[1]
     pairs = [torch.sort(row[:-1] * size + row[1:]).values for row in table]
-    return torch.stack([torch.isin(other, one) for one, other in zip(pairs, pairs[1:], strict=False)])
+    return torch.stack([torch.isin(other, one) for one, other in pairwise(pairs)])
 
 
 @pytest.mark.parametrize("seeds", [False, True], ids=["epochs", "seeds"])

@@ -31,10 +31,9 @@ GOOD = """\
 def _imports_kept(monkeypatch):
     """What loading does to the import system ends with the test."""
     monkeypatch.setattr(sys, "path", [*sys.path])
-    known = {*sys.modules}
     yield
-    for name in {*sys.modules} - known:
-        del sys.modules[name]
+    for name in ("recipe_tiny", "beside_it"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
