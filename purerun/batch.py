@@ -34,15 +34,21 @@ def size(batch: Any) -> int:
     >>> size({"image": torch.zeros(5, 3)}), size([["a", "b"]]), size(torch.zeros(()))
     (5, 2, 1)
     """
-    for tensor in leaves(batch):
-        if tensor.ndim:
-            return tensor.shape[0]
     first = batch
-    while isinstance(first, Mapping | list | tuple) and first:
-        inner = next(iter(first.values())) if isinstance(first, Mapping) else first[0]
-        if isinstance(first, list) and not isinstance(inner, Mapping | list | tuple):
-            return len(first)
-        first = inner
+    while isinstance(first, dict | list | tuple) and first:
+        first = next(iter(first.values())) if isinstance(first, dict) else first[0]
+    # Nearly always the first thing in a batch is such a tensor; asked for at every step.
+    if isinstance(first, Tensor) and first.ndim:
+        return first.shape[0]
+    return next((tensor.shape[0] for tensor in leaves(batch) if tensor.ndim), _samples(batch))
+
+
+def _samples(batch: Any) -> int:
+    while isinstance(batch, Mapping | list | tuple) and batch:
+        inner = next(iter(batch.values())) if isinstance(batch, Mapping) else batch[0]
+        if isinstance(batch, list) and not isinstance(inner, Mapping | list | tuple):
+            return len(batch)
+        batch = inner
     return 1
 
 

@@ -1,14 +1,13 @@
 """Handwritten digits: a small convolutional network, in well under a minute on two CPU cores.
 
-    purerun train recipes/digits.py
-    purerun test recipes/digits.py
+purerun train recipes/digits.py
+purerun test recipes/digits.py
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 import purerun as pr

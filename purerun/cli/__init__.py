@@ -25,7 +25,7 @@ app = App(
     help_format="plaintext",  # the renderers of richer texts take longer to import than all else
 )
 app.command(runs.train)
-app.command(runs.test)
+app.command(runs.judge, name="test")
 app.command(looks.show)
 app.command(looks.schedule)
 app.command(looks.digest)
@@ -49,9 +49,7 @@ def run(tokens: Sequence[str]) -> int:
         Exception: something that is nobody's mistake but ours, or of the code of a recipe.
     """
     try:
-        ended = app(
-            list(completed(tokens)), exit_on_error=False, print_error=False, result_action="return_value"
-        )
+        ended = app(list(completed(tokens)), exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         say(f"{_one_line(error)} (purerun --help lists what there is)")
         return MISTAKE

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from purerun.cli.exits import Mistake
 from purerun.cli.runs import Flag, Settings
+
+if TYPE_CHECKING:
+    from purerun.recipe import Recipe
 
 
 def show(recipe: Path, /, *, settings: Settings = None) -> None:
@@ -42,24 +45,30 @@ def schedule(
         settings: PATH=VALUE: change a value of the recipe. Can be repeated.
     """
     from purerun.recipe import load, override
-    from purerun.schedule import values
 
     value = override(load(recipe), settings or ())
     length = iters_per_epoch or _length(value.train)
-    iters = value.iters if value.epochs is None else value.epochs * length
-    base = value.optimizer.hyper()
-    names = dict.fromkeys([*(["lr"] if "lr" in base else []), *(each.param for each in value.schedule)])
-    found = {
-        name: values([each for each in value.schedule if each.param == name], base[name], iters, length, name)
-        for name in names
-    }
+    found = planned(value, length)
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
         return
-    sys.stdout.write("\t".join(("epoch", "iter", *names)) + "\n")
-    for count in range(0, iters, length):
-        row = (str(count // length), str(count), *(f"{found[name][count]:.6g}" for name in names))
-        sys.stdout.write("\t".join(row) + "\n")
+    rows = zip(*(column[::length] for column in found.values()), strict=True)
+    sys.stdout.write("\t".join(("epoch", "iter", *found)) + "\n")
+    for epoch, row in enumerate(rows):
+        sys.stdout.write("\t".join((str(epoch), str(epoch * length), *(f"{value:.6g}" for value in row))) + "\n")
+
+
+def planned(recipe: Recipe, epoch_length: int) -> dict[str, list[float]]:
+    """List the values of the learning rate, and of every other hyper-parameter with a schedule, at each iteration."""
+    from purerun.schedule import values
+
+    iters = (recipe.epochs or 0) * epoch_length if recipe.iters is None else recipe.iters
+    base = recipe.optimizer.hyper()
+    names = dict.fromkeys([*(name for name in base if name == "lr"), *(each.param for each in recipe.schedule)])
+    return {
+        name: values([each for each in recipe.schedule if each.param == name], base[name], iters, epoch_length, name)
+        for name in names
+    }
 
 
 def digest(path: Path, /) -> None:
@@ -78,4 +87,6 @@ def _length(loader: object) -> int:
     try:
         return len(loader)  # type: ignore[arg-type]
     except TypeError as error:
-        raise Mistake(f"how many iterations an epoch has is not known ({error}); say it with --iters-per-epoch") from error
+        raise Mistake(
+            f"how many iterations an epoch has is not known ({error}); say it with --iters-per-epoch"
+        ) from error

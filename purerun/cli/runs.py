@@ -1,4 +1,4 @@
-"""Commands that run a recipe: `train` and `test`."""
+"""Commands that run a recipe: `train`, and `judge`, which is called `test` at the command line."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def train(
     """
     if resume is not None and (load_from is not None or overwrite):
         raise Mistake("expected one of --resume, --load-from and --overwrite, got --resume with another; leave it out")
-    from purerun.recipe import override, split
     from purerun.recipe import load as load_recipe
+    from purerun.recipe import override, split
     from purerun.recipe import train as train_recipe
 
     wishes = [*(settings or ()), *_short("seed", seed), *_short("device", device)]
@@ -68,7 +68,7 @@ def train(
     return DONE
 
 
-def test(
+def judge(
     recipe: Path,
     checkpoint: Path | None = None,
     /,
@@ -90,10 +90,11 @@ def test(
     from purerun.recipe import load as load_recipe
     from purerun.recipe import override
     from purerun.recipe import test as test_recipe
+    from purerun.sinks.lines import encoded
 
     value = override(load_recipe(recipe), [*(settings or ()), *_short("device", device)])
     state = load(checkpoint or work_dir or default_directory(recipe))
-    scores = {name: score.item() for name, score in test_recipe(value, state).items()}
+    scores = {name: encoded(float(score)) for name, score in test_recipe(value, state).items()}
     _print({"mode": "test", **_counters(state), **scores})
 
 

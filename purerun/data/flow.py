@@ -96,9 +96,7 @@ class FlowSession(Session):
         flow, run = self._flow, _Run(self._flow, self._seed, epoch)
         with keyed_everywhere(run.key("order")):
             run.begin(cursor, stream)
-        start = run.position
-        with keyed_everywhere(run.key("order")):
-            group = run.take()
+            start, group = run.position, run.take()
         if not group and not cursor:
             raise ValueError(_nothing(flow, epoch))
         while group:
@@ -156,7 +154,10 @@ class _Run:
         if self._rest:
             items, self._rest = self._rest, []
         else:
-            seed_everywhere(self.key(self._flow.unit, self.position))
+            # A DataLoader makes its order in `iter` if it has workers, and with its first batch if it has none:
+            # not to start anew between the two makes it one order.
+            if self.position or self._flow.unit == "sample":
+                seed_everywhere(self.key(self._flow.unit, self.position))
             items = list(islice(self._items, 1))
         self.position += sum(map(self._flow.count, items))
         return items

@@ -92,4 +92,6 @@ def _shared(size: int) -> Tensor:
 
 def _view(buffer: Tensor, place: Place) -> Tensor:
     bytes_ = place.shape.numel() * place.dtype.itemsize
+    if not bytes_:
+        return torch.empty(place.shape, dtype=place.dtype)
     return buffer[place.start : place.start + bytes_].view(place.dtype).view(place.shape)

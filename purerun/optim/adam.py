@@ -237,7 +237,7 @@ def _decoupled(param: Tensor, grad: Tensor, hyper: Hyper) -> tuple[Tensor, Tenso
 
 
 def _trace(
-    optimizer: Adam | AdamW, decay: Decay, params: Params, grads: Params, slots: Slots, buckets: Buckets
+    optimizer: Adam | AdamW, decay: Decay, params: Params, grads: Params, slots: Slots, buckets: TracedBuckets
 ) -> tuple[dict[str, Tensor], Slots]:
     step = slots["step"] + 1
     means = {name: slot for name, slot in slots.items() if name != "step"}

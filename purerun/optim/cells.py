@@ -2,13 +2,11 @@
 
 An optimizer of torch may remember anything: tensors, Python numbers, None, lists that grow.
 A cell describes such a thing, keeps its value in a *leaf* (a tensor, or a dict of leaves) and
-gives the value back with its own type.  Cells are found by looking: `seen(value)` describes
-one value, `merged(a, b)` describes what is sometimes like `a` and sometimes like `b`.
+gives the value back with its own type.
 """
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeAlias
@@ -86,11 +84,11 @@ class Whole(Cell):
         if value is leaf:
             return leaf
         if not isinstance(value, Tensor) or value.shape != self.shape or value.dtype != self.dtype:
-            raise Unkeepable(f"a tensor of {self.dtype} {list(self.shape)}, got {_said(value)}")
+            raise Unkeepable(f"a tensor of {self.dtype} {list(self.shape)}, got {said(value)}")
         return lazy_clone(value.detach())  # it may be the gradient itself, or a parameter
 
 
-_DTYPES = {bool: torch.bool, int: torch.int64, float: torch.float64}
+DTYPES = {bool: torch.bool, int: torch.int64, float: torch.float64}
 
 
 @attrs.frozen
@@ -110,7 +108,7 @@ class Scalar(Cell):
 
     def blank(self) -> Tensor:
         """Make a 0-d zero on the CPU."""
-        return torch.zeros((), dtype=_DTYPES[self.type])
+        return torch.zeros((), dtype=DTYPES[self.type])
 
     def load(self, leaf: Tensor) -> float:
         """Return the number."""
@@ -119,8 +117,8 @@ class Scalar(Cell):
     def keep(self, value: Any, leaf: Tensor) -> Tensor:
         """Keep the number: float64 and int64 hold every float, and every int up to 2**63."""
         if type(value) is not self.type:
-            raise Unkeepable(f"a {self.kind}, got {_said(value)}")
-        return torch.tensor(value, dtype=_DTYPES[self.type])
+            raise Unkeepable(f"a {self.kind}, got {said(value)}")
+        return torch.tensor(value, dtype=DTYPES[self.type])
 
 
 @attrs.frozen
@@ -136,7 +134,7 @@ class Constant(Cell):
     @property
     def kind(self) -> str:  # type: ignore[override]
         """One kind for each value."""
-        return "absent" if self.value is ABSENT else f"={self.value!r}"
+        return kind_of(self.value)
 
     def blank(self) -> None:
         """Need no place."""
@@ -148,7 +146,7 @@ class Constant(Cell):
     def keep(self, value: Any, leaf: None) -> None:
         """Keep nothing."""
         if type(value) is not type(self.value) or value != self.value:
-            raise Unkeepable(f"{self.value!r} as always before, got {_said(value)}")
+            raise Unkeepable(f"{self.value!r} as always before, got {said(value)}")
 
 
 @attrs.frozen
@@ -173,12 +171,12 @@ class Either(Cell):
 
     def keep(self, value: Any, leaf: Mapping[str, Any]) -> dict[str, Leaf]:
         """Keep a value in the place of its kind; the other places are zero, so that equal means equal bits."""
-        kind = seen(value).kind
+        kind = kind_of(value)
         for index, cell in enumerate(self.cells):
             if cell.kind == kind:
                 kept = cell.keep(value, leaf.get(kind))
                 return self._leaf(index, {} if kept is None else {kind: kept})
-        raise Unkeepable(f"one of {[cell.kind for cell in self.cells]}, got {_said(value)}")
+        raise Unkeepable(f"one of {[cell.kind for cell in self.cells]}, got {said(value)}")
 
     def _leaf(self, index: int, kept: dict[str, Leaf]) -> dict[str, Leaf]:
         blanks = {cell.kind: cell.blank() for cell in self.cells if cell.kind not in kept}
@@ -212,7 +210,7 @@ class Row(Cell):
     def keep(self, value: Any, leaf: Mapping[str, Any] | None) -> Leaf:
         """Keep the items."""
         if not isinstance(value, list | tuple) or len(value) != len(self.cells):
-            raise Unkeepable(f"a list of {len(self.cells)} items, got {_said(value)}")
+            raise Unkeepable(f"a list of {len(self.cells)} items, got {said(value)}")
         pairs = enumerate(zip(self.cells, value, strict=True))
         return _present({str(place): cell.keep(item, _at(leaf, str(place))) for place, (cell, item) in pairs})
 
@@ -243,7 +241,7 @@ class Stack(Cell):
     def keep(self, value: Any, leaf: Mapping[str, Any]) -> dict[str, Leaf]:
         """Keep the items, and how many there are."""
         if not isinstance(value, list | tuple):
-            raise Unkeepable(f"a list, got {_said(value)}")
+            raise Unkeepable(f"a list, got {said(value)}")
         if len(value) > self.capacity:
             raise Unkeepable(f"a list of at most {self.capacity} items, got {len(value)}; give more with capacity=")
         return self._leaf([self.cell.keep(item, self.cell.blank()) for item in value])
@@ -276,107 +274,37 @@ class Branch(Cell):
     def keep(self, value: Any, leaf: Mapping[str, Any] | None) -> Leaf:
         """Keep the values."""
         if not isinstance(value, dict) or value.keys() - self.cells.keys():
-            raise Unkeepable(f"a dict of {sorted(self.cells)}, got {_said(value)}")
+            raise Unkeepable(f"a dict of {sorted(self.cells)}, got {said(value)}")
         kept = {key: cell.keep(value.get(key, ABSENT), _at(leaf, key)) for key, cell in self.cells.items()}
         return _present(kept)
 
 
-def seen(value: Any) -> Cell:
-    """Describe one value.
+def kind_of(value: Any) -> str:
+    """Name the kind of cell that a value has.
 
-    >>> seen(3), seen([1.0, None])
-    (Scalar(type=<class 'int'>), Row(cells=(Scalar(type=<class 'float'>), Constant(value=None)), grows=False, ...))
+    >>> kind_of(3), kind_of(None), kind_of([])
+    ('int', '=None', 'list')
     """
     if isinstance(value, Tensor):
-        if value.layout is not torch.strided:
-            raise Unkeepable(f"a dense tensor, got {_said(value)}")
-        return Whole(value.shape, value.dtype, value.device)
-    if type(value) in _DTYPES:
-        return Scalar(type(value))
+        return "tensor"
+    if type(value) in DTYPES:
+        return type(value).__name__
     if isinstance(value, list | tuple):
-        return Row(tuple(map(seen, value)), type=tuple if isinstance(value, tuple) else list)
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return Branch({key: seen(item) for key, item in value.items()})
-    if value is None or value is ABSENT or isinstance(value, str):
-        return Constant(value)
-    raise Unkeepable(f"tensors, numbers, None, lists and dicts of them, got {_said(value)}")
+        return "list"
+    if isinstance(value, dict):
+        return "dict"
+    return "absent" if value is ABSENT else f"={value!r}"
 
 
-def merged(a: Cell, b: Cell) -> Cell:
-    """Describe what is sometimes like `a` and sometimes like `b`.
+def said(value: Any) -> str:
+    """Say a value in a message.
 
-    >>> [cell.kind for cell in merged(seen(None), seen(torch.zeros(2))).cells]
-    ['=None', 'tensor']
+    >>> said(torch.zeros(2)), said(1.0)
+    ('a tensor of torch.float32 [2]', '1.0 (float)')
     """
-    if a == b:
-        return a
-    if isinstance(a, Row) and isinstance(b, Row):
-        longer, shorter = (a.cells, b.cells) if len(a.cells) >= len(b.cells) else (b.cells, a.cells)
-        joint = tuple(merged(one, two) for one, two in zip(longer, shorter, strict=False))
-        return Row((*joint, *longer[len(shorter) :]), a.grows or b.grows or len(longer) > len(shorter), a.type)
-    if isinstance(a, Branch) and isinstance(b, Branch):
-        nothing = Constant(ABSENT)
-        keys = sorted({*a.cells, *b.cells})
-        return Branch({key: merged(a.cells.get(key, nothing), b.cells.get(key, nothing)) for key in keys})
-    kinds = {cell.kind: cell for cell in _options(a)}
-    for cell in _options(b):
-        old = kinds.get(cell.kind, cell)
-        if isinstance(old, Whole) and old != cell:
-            raise Unkeepable(f"tensors of one shape, got {_size(old)} and {_size(cell)}")
-        kinds[cell.kind] = merged(old, cell)
-    return Either(tuple(kinds[kind] for kind in sorted(kinds))) if len(kinds) > 1 else next(iter(kinds.values()))
-
-
-def roomy(cell: Cell, like: Tensor) -> Cell:
-    """Give a number that has come as two types a place for each type of number.
-
-    What is an int here and a 0-d tensor there (the step length of a line search) will be a
-    float elsewhere.
-
-    Args:
-        cell: any cell.
-        like: a tensor of the dtype and device that a 0-d tensor would have.
-    """
-    kinds = {option.kind: option for option in _options(cell)}
-    tensor = kinds.get("tensor")
-    numbers = [kind for kind in ("int", "float") if kind in kinds]
-    if isinstance(tensor, Whole) and not tensor.shape:
-        numbers.append("tensor")
-    if len(numbers) < 2:
-        return cell
-    every = {"int": Scalar(int), "float": Scalar(float), "tensor": Whole(torch.Size(), like.dtype, like.device)}
-    kinds = every | kinds
-    return Either(tuple(kinds[kind] for kind in sorted(kinds)))
-
-
-def settled(cell: Cell, capacity: int | None) -> Cell:
-    """Give lists their final form: like items are stacked, and one that grows gets its capacity.
-
-    Raises:
-        Unkeepable: a list grows and nobody said how far, or its items differ in shape.
-    """
-    if isinstance(cell, Either):
-        return Either(tuple(settled(option, capacity) for option in cell.cells))
-    if isinstance(cell, Branch):
-        return Branch({key: settled(inner, capacity) for key, inner in cell.cells.items()})
-    if not isinstance(cell, Row):
-        return cell
-    if cell.grows and capacity is None:
-        raise Unkeepable("a list of constant length, got one that grows; say how far with capacity=")
-    try:
-        joint = functools.reduce(merged, cell.cells, cell.cells[0]) if cell.cells else None
-    except Unkeepable:
-        if cell.grows:
-            raise
-        joint = None
-    if joint is None or joint.blank() is None:
-        return Row(tuple(settled(item, capacity) for item in cell.cells), type=cell.type)
-    length = len(cell.cells)
-    return Stack(max(length, capacity or 0) if cell.grows else length, settled(joint, capacity), cell.type)
-
-
-def _options(cell: Cell) -> tuple[Cell, ...]:
-    return cell.cells if isinstance(cell, Either) else (cell,)
+    if isinstance(value, Tensor):
+        return f"a tensor of {value.dtype} {list(value.shape)}"
+    return f"{value!r} ({type(value).__name__})"
 
 
 def _present(leaves: dict[str, Leaf]) -> dict[str, Leaf] | None:
@@ -398,13 +326,3 @@ def _taken(leaf: Any, place: int) -> Any:
     if isinstance(leaf, dict):
         return {key: _taken(inner, place) for key, inner in leaf.items()}
     return leaf[place].clone()
-
-
-def _size(cell: Cell) -> str:
-    return f"{cell.dtype} {list(cell.shape)}" if isinstance(cell, Whole) else cell.kind
-
-
-def _said(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of {value.dtype} {list(value.shape)}"
-    return f"{value!r} ({type(value).__name__})"

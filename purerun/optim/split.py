@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 from torch import Tensor
@@ -14,6 +14,7 @@ from purerun.optim.match import Both, Kind, Match, Name, Not, OneOf, Type, infos
 from purerun.optim.memo import Memo
 from purerun.optim.optimizer import Bucket, Buckets, Closure, Optimizer, Params, Report, Slots, TracedBuckets
 
+Number = TypeVar("Number", bound=float | Tensor)
 Deal: TypeAlias = tuple[int, tuple[str, ...]]
 """The place of a bucket, and the names in it that belong to a share."""
 
@@ -133,7 +134,7 @@ class Split(Optimizer):
             owners[name] = owner
         return owners
 
-    def _dealt(self, params: Params, buckets: Buckets) -> dict[str, list[Bucket]]:
+    def _dealt(self, params: Params, buckets: Sequence[Bucket[Number]]) -> dict[str, list[Bucket[Number]]]:
         key = tuple((names, tuple(params[name].ndim for name in names)) for names, _ in buckets)
         if key not in self._deals:
             self._deals[key] = self._deal(params, buckets)
@@ -142,7 +143,7 @@ class Split(Optimizer):
             for name, (keys, deal) in self._deals[key].items()
         }
 
-    def _deal(self, params: Params, buckets: Buckets) -> dict[str, tuple[list[str], list[Deal]]]:
+    def _deal(self, params: Params, buckets: TracedBuckets) -> dict[str, tuple[list[str], list[Deal]]]:
         owners = self._owners({name: params[name] for bucket in buckets for name in bucket.names})
         deals: dict[str, tuple[list[str], list[Deal]]] = {}
         for name, share in self.shares.items():

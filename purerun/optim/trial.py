@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from purerun.identity import read_bytes
-from purerun.optim.cells import ABSENT, Cell, Constant, Unkeepable, merged, roomy, seen, settled
+from purerun.optim.cells import ABSENT, Cell, Constant, Unkeepable
 from purerun.optim.knobs import Knob, knobs, turned
+from purerun.optim.look import merged, roomy, seen, settled
 from purerun.optim.optimizer import Bucket, Params
 from purerun.optim.proxy import Memory, Proxy, changes
 from purerun.random import Key, keyed_everywhere

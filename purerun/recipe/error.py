@@ -21,3 +21,13 @@ def meant(name: str, names: Iterable[str]) -> str:
     if near:
         return f"; did you mean {' or '.join(map(repr, near))}?"
     return f"; it has {', '.join(names)}" if names else ""
+
+
+def said(error: BaseException) -> str:
+    """Take the message of an error, without what attrs adds to it for programs.
+
+    >>> said(TypeError("'lr' must be a number", object(), 3)), said(KeyError("lr"))
+    ("'lr' must be a number", "'lr'")
+    """
+    first = error.args[0] if error.args else ""
+    return first if len(error.args) > 1 and isinstance(first, str) else str(error)

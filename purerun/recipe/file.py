@@ -9,7 +9,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from purerun.recipe.error import RecipeError
+from purerun.recipe.error import RecipeError, said
 from purerun.recipe.recipe import Recipe
 
 
@@ -78,6 +78,6 @@ def _where(path: Path, error: BaseException) -> str:
 
 
 def _what(error: BaseException) -> str:
-    said = error.msg if isinstance(error, SyntaxError) else str(error)
+    told = " ".join((error.msg if isinstance(error, SyntaxError) else said(error)).split())
     # Our own messages say everything; those of others need the name of their class.
-    return said if isinstance(error, RecipeError) else f"{type(error).__name__}: {said}"
+    return told if isinstance(error, RecipeError) else f"{type(error).__name__}: {told}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
-from purerun.recipe.error import RecipeError, meant
+from purerun.recipe.error import RecipeError, meant, said
 from purerun.recipe.tree import Branch, branches, grafted
 from purerun.recipe.typed import typed
 
@@ -89,7 +89,7 @@ def _changed(tree: Branch, wishes: Mapping[str, str | Wishes], path: tuple[str, 
     except RecipeError:
         raise
     except (ValueError, TypeError) as error:
-        raise RecipeError(f"{', '.join(_spelled(wishes, path))}: {error}") from error
+        raise RecipeError(f"{', '.join(_spelled(wishes, path))}: {said(error)}") from error
 
 
 def _read(text: str, branch: Branch, path: tuple[str, ...]) -> Any:

@@ -18,6 +18,7 @@ from purerun.loop import TrainLoop, ValLoop
 from purerun.metrics import Metric
 from purerun.optim import Optimizer
 from purerun.random import Key
+from purerun.recipe import valid
 from purerun.recipe.error import RecipeError
 from purerun.recipe.module import Module
 from purerun.schedule import Schedule
@@ -33,13 +34,6 @@ def _schedules(given: Schedule | list[Schedule] | tuple[Schedule, ...]) -> tuple
 
 def _source(given: Any) -> Source | None:
     return None if given is None else as_loader(given)
-
-
-def _device(_: Any, __: Any, name: str) -> None:
-    try:
-        torch.device(name if name != "auto" else "cpu")
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"expected a device such as 'cpu', 'cuda:0' or 'auto', got {name!r}") from error
 
 
 @attrs.frozen(kw_only=True)
@@ -80,7 +74,11 @@ class Recipe:
     >>> net = pr.Module(torch.nn.Linear, in_features=2, out_features=1)
     >>> data = pr.Loader(pr.data.Tensors(torch.ones(8, 2)), batch_size=4)
     >>> recipe = Recipe(
-    ...     model=net, loss=lambda model, batch: model(batch[0]).mean(), train=data, optimizer=pr.optim.SGD(lr=0.1), epochs=2
+    ...     model=net,
+    ...     loss=lambda model, batch: model(batch[0]).mean(),
+    ...     train=data,
+    ...     optimizer=pr.optim.SGD(lr=0.1),
+    ...     epochs=2,
     ... )
     >>> module = recipe.module()
     >>> states = recipe.train_loop(module)(recipe.init(module), recipe.train)
@@ -88,29 +86,37 @@ class Recipe:
     [1, 2, 3, 4]
     """
 
-    model: Module = attrs.field(validator=attrs.validators.instance_of(Module))
-    loss: LossFunction = attrs.field(repr=program.describe, validator=attrs.validators.is_callable())
+    model: Module = attrs.field(validator=valid.a(Module, "pr.Module(Net, width=32)"))
+    loss: LossFunction = attrs.field(repr=program.describe, validator=valid.function("of model and batch"))
     train: Source = attrs.field(converter=as_loader)
     val: Source | None = attrs.field(default=None, converter=_source)
     test: Source | None = attrs.field(default=None, converter=_source)
-    optimizer: Optimizer = attrs.field(validator=attrs.validators.instance_of(Optimizer))
-    schedule: tuple[Schedule, ...] = attrs.field(default=(), converter=_schedules)
-    wrappers: tuple[Wrapper, ...] = attrs.field(default=(), converter=tuple)
+    optimizer: Optimizer = attrs.field(validator=valid.a(Optimizer, "pr.optim.SGD(lr=0.1)"))
+    schedule: tuple[Schedule, ...] = attrs.field(
+        default=(), converter=_schedules, validator=valid.each(Schedule, "pr.schedule.Cosine(period=30)")
+    )
+    wrappers: tuple[Wrapper, ...] = attrs.field(
+        default=(), converter=tuple, validator=valid.each(Wrapper, "pr.EMA(0.999)")
+    )
     params: str | tuple[str, ...] = "*"
     unused: Literal["raise", "zero"] = "raise"
     nonfinite: Literal["raise", "allow"] = "raise"
     epochs: int | None = None
     iters: int | None = None
-    metrics: Mapping[str, Metric] = attrs.field(factory=dict, converter=dict)
+    metrics: Mapping[str, Metric] = attrs.field(
+        factory=dict, converter=dict, validator=valid.each(Metric, "pr.metrics.Accuracy()")
+    )
     forward: Callable[[nn.Module, Any], Any] = attrs.field(default=first_entry, repr=program.describe)
     weights: str = ""
     validate: When = attrs.field(default="1 epoch", converter=every)
-    hooks: tuple[Hook, ...] = attrs.field(default=(), converter=tuple)
+    hooks: tuple[Hook, ...] = attrs.field(
+        default=(), converter=tuple, validator=valid.each(Hook, 'pr.hooks.ReduceOnPlateau("loss")')
+    )
     log: When = attrs.field(default="50 iters", converter=every)
     checkpoint: When = attrs.field(default="1 epoch", converter=every)
     keep: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
     seed: int = attrs.field(default=0, validator=[attrs.validators.ge(0), attrs.validators.lt(2**63)])
-    device: str = attrs.field(default="auto", validator=_device)
+    device: str = attrs.field(default="auto", validator=valid.device)
 
     def __attrs_post_init__(self) -> None:
         if (self.epochs is None) == (self.iters is None):

@@ -14,7 +14,7 @@ from purerun.recipe.error import RecipeError
 from purerun.recipe.recipe import Recipe
 from purerun.recipe.resolved import resolved, text
 from purerun.recipe.start import Start, again, anew, latest, placed
-from purerun.sinks import Checkpoint, Log, Progress, Sink, watch
+from purerun.sinks import Checkpoint, Log, Progress, Sink, Watched, watch
 from purerun.state import State
 
 RECIPE, LOG = "recipe.toml", "log.jsonl"
@@ -89,11 +89,14 @@ def train(
     start = _start(recipe, module, directory, resume, weights, asked)
     for note in start.notes:
         say(note)
+    resumed = start.checkpoint is not None
     if recipe.ended(start.state):
-        return Outcome(start.state, finished=True, resumed=start.checkpoint is not None)
+        return Outcome(start.state, finished=True, resumed=resumed)
     _write_recipe(recipe, directory)
-    state = _run(recipe, module, directory, start, stop)
-    return Outcome(state, finished=recipe.ended(state), resumed=start.checkpoint is not None)
+    states = _watched(recipe, module, directory, start)
+    del start  # or its state would live, and its memory be taken, as long as the run
+    state = _last(states, stop)
+    return Outcome(state, finished=recipe.ended(state), resumed=resumed)
 
 
 def test(recipe: Recipe, state: State) -> dict[str, Tensor]:
@@ -133,20 +136,23 @@ def _start(
     return start
 
 
-def _run(recipe: Recipe, module: nn.Module, directory: Path, start: Start, stop: Callable[[], bool]) -> State:
-    """Run the loop from a start, and return the state where it ended."""
-    loop = recipe.train_loop(module, lease=True)
-    states = watch(
-        loop(start.state, recipe.train),
+def _watched(recipe: Recipe, module: nn.Module, directory: Path, start: Start) -> Watched:
+    """Make the states of a run, with everything that watches them."""
+    return watch(
+        recipe.train_loop(module, lease=True)(start.state, recipe.train),
         *_sinks(recipe, directory),
         resume=start.checkpoint,
         overwrite=start.checkpoint is None,
     )
+
+
+def _last(states: Watched, stop: Callable[[], bool]) -> State:
+    """Run through states until they end, or until it is time to stop; the sinks are closed then."""
     with closing(states):
         for state in states:
             if stop():
-                break
-    return state
+                return state
+        return state
 
 
 def _sinks(recipe: Recipe, directory: Path) -> tuple[Sink, ...]:

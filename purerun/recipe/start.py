@@ -11,7 +11,7 @@ import attrs
 import torch
 
 from purerun import program
-from purerun.checkpoint import load, newest, read_manifest
+from purerun.checkpoint import load, names, newest, read_manifest
 from purerun.recipe.error import RecipeError
 from purerun.recipe.recipe import Recipe
 from purerun.recipe.resolved import Difference, differences, resolved
@@ -68,7 +68,7 @@ def again(recipe: Recipe, step: Step, checkpoint: Path, *, asked: Sequence[str] 
         StateError: its weights are not those of this model.
     """
     state, manifest = load(checkpoint), read_manifest(checkpoint)
-    changes = [] if manifest.recipe is None else differences(manifest.recipe, resolved(recipe))
+    changes = differences(manifest.recipe, resolved(recipe)) if isinstance(manifest.recipe, dict) else []
     others = [change for change in changes if not _covered(change.path, asked)]
     if others:
         raise RecipeError(_refusal(checkpoint, others))
@@ -87,8 +87,6 @@ def latest(directory: Path) -> Path | None:
     Raises:
         CheckpointError: all are damaged.
     """
-    from purerun.checkpoint import names
-
     return newest(directory, load).path if names(directory) else None
 
 

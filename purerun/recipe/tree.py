@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import attrs
@@ -54,7 +54,7 @@ def branches(value: Any, declared: Any = Any) -> dict[str, Branch]:
     if not _is_plain(type(value)):
         return {}
     types = _types(type(value))
-    return {field.alias: Branch(getattr(value, field.name), types[field.name]) for field in _fields(type(value))}
+    return {str(field.alias): Branch(getattr(value, field.name), types[field.name]) for field in _fields(type(value))}
 
 
 def grafted(value: Any, changes: Mapping[str, Any]) -> Any:
@@ -98,10 +98,9 @@ def _types(cls: type) -> dict[str, Any]:
 
 
 def _taken(field: attrs.Attribute[Any], declared: Any) -> Any:
-    converter: Callable[[Any], Any] | None = field.converter
-    if not inspect.isfunction(converter):
+    if not inspect.isfunction(field.converter):
         return declared
-    hints = typing.get_type_hints(converter)
+    hints = typing.get_type_hints(field.converter)
     hints.pop("return", None)
     return next(iter(hints.values()), declared)
 

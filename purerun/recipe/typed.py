@@ -32,7 +32,7 @@ def typed(text: str, wanted: Any) -> Any:
         try:
             return _converter().structure(candidate, wanted)
         # A converter fails in as many ways as there are types; all of them mean "not this one".
-        except Exception:  # noqa: BLE001, S112
+        except Exception:  # noqa: BLE001
             continue
     raise ValueError(f"expected {spelled(wanted)}, got {text!r}")
 
@@ -105,7 +105,7 @@ def _one_of(wanted: Any, converter: cattrs.Converter) -> Callable[[Any, Any], An
         for member in sorted(members, key=lambda member: member is not type(value)):
             try:
                 return converter.structure(value, member)
-            except Exception:  # noqa: BLE001, S112
+            except Exception:  # noqa: BLE001
                 continue
         raise TypeError(f"expected {spelled(wanted)}, got {value!r}")
 

@@ -19,6 +19,9 @@ from purerun.state import StaleState, State
 class Checkpoint(Sink):
     """Save states into `DIRECTORY/checkpoints/iter_00000500/`, and keep `DIRECTORY/checkpoints/last`.
 
+    A run that goes on from one of its own checkpoints gives up those after it: they are removed
+    when its first new state is there, as the lines of its log are.
+
     Attributes:
         directory: of the run.
         every: when to save.
@@ -75,8 +78,11 @@ class _Saving(Watcher):
     def recall(self, memory: JSON) -> None:
         manifest, run = self._desk.manifest, self._sink.directory
         if manifest is not None and _inside(run, self._desk):
-            # Whatever comes after it belongs to a past that is given up now.
-            point(run, name_of(manifest.counters["iter"]))
+            # What lies after it is cut, as the log is: the run may come to other states now.
+            here = name_of(manifest.counters["iter"])
+            point(run, here)
+            for name in names(run)[names(run).index(here) + 1 :]:
+                remove(run, name)
 
     def _hand_over(self, state: State) -> None:
         # Whatever comes of it, closing does not try the same state again.
@@ -93,23 +99,20 @@ class _Saving(Watcher):
 
 
 def prune(run: str | os.PathLike[str], keep: int) -> None:
-    """Remove all checkpoints of a run but the newest, counted back from the one that `last` names.
-
-    What lies after that one was left behind when the run was taken back, and goes first.
+    """Remove all checkpoints of a run but the newest; the one that `last` names stays.
 
     >>> import tempfile, purerun as pr
     >>> with tempfile.TemporaryDirectory() as run:
     ...     for iter in (1, 2, 3, 4):
     ...         _ = pr.save(pr.testing.counted(iter=iter), pr.checkpoint.path_of(run, iter))
-    ...     pr.checkpoint.point(run, "iter_00000003")
+    ...     pr.checkpoint.point(run, "iter_00000001")
     ...     prune(run, 2)
     ...     names(run)
-    ('iter_00000002', 'iter_00000003')
+    ('iter_00000001', 'iter_00000003', 'iter_00000004')
     """
-    known, pointed = names(run), last(run)
-    end = known.index(pointed) + 1 if pointed in known else len(known)
-    for name in (*known[end:], *known[: max(0, end - keep)]):
-        remove(run, name)
+    for name in names(run)[:-keep]:
+        if name != last(run):
+            remove(run, name)
 
 
 def _vacate(run: Path, desk: Desk) -> None:

@@ -145,9 +145,7 @@ def test_a_source_with_a_state_goes_on_from_its_slot():
     """From each position, also at an epoch's end, a new source goes on exactly; the slot keeps its shape."""
     whole, stream = [], None
     for epoch in range(3):
-        whole += (
-            everything(Counting(), 0, epoch, 0, stream) if not epoch else everything(Counting(), 0, epoch, 0, stream)
-        )
+        whole += everything(Counting(), 0, epoch, 0, stream)
         stream = whole[-1][1].stream
     assert 15 == len(whole)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import IterableDataset, get_worker_info
 
-from purerun.data import Compose, InexactResume, Noise, Position, Stream
+from purerun.data import Compose, InexactResume, Noise, Stream
 from tests.data.samples import generators, rows, same, state
 
 
@@ -80,7 +80,7 @@ def test_batches_hold_the_samples_in_their_order(kind, size, batch_size, drop_la
     kept = size // batch_size * batch_size if drop_last else size
 
     assert kept == len(rows(batches(found)))
-    assert [Position(0, end) for end in range(batch_size, kept, batch_size)] == [p[:2] for _, p in found[:-1]]
+    assert [(0, end) for end in range(batch_size, kept, batch_size)] == [p[:2] for _, p in found[:-1]]
     assert (1, 0) == found[-1][1][:2]
     assert before == generators()
 

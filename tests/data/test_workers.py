@@ -131,7 +131,7 @@ SCRIPT = """
     ids=["SIGINT", "SIGTERM"],
 )
 def test_signals_to_the_whole_group_are_the_main_process_s(tmp_path, name, code, last):
-    """Ctrl-C and a scheduler's SIGTERM reach every process; the workers stay, are silent, and leave with the main one."""
+    """Ctrl-C and a scheduler's SIGTERM reach every process; the workers stay, silent, and leave with the main one."""
     script = tmp_path / "reading.py"
     script.write_text(textwrap.dedent(SCRIPT))
     process = subprocess.Popen(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import pickle  # noqa: TID251 - what torch sends to workers with
 import sys
 from textwrap import dedent
 

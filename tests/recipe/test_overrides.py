@@ -120,7 +120,7 @@ def test_a_text_is_read_as_the_type_of_its_place(setting, path, expected):
         ("named.second.rate=1", "dict has no 'second' (in named.second.rate=1); it has first"),
         ("inner.rate.x=1", "inner.rate is 0.5, which has no 'x' (in inner.rate.x=1)"),
         ("positive=0", "positive=0: 'positive' must be > 0: 0"),
-        ("when=sometimes", "when=sometimes: expected something like \"1 epoch\""),
+        ("when=sometimes", 'when=sometimes: expected something like "1 epoch"'),
         ("inner", "expected PATH=VALUE such as optimizer.lr=0.1, got 'inner'"),
         ("=1", "expected PATH=VALUE such as optimizer.lr=0.1, got '=1'"),
         ("inner..rate=1", "expected PATH=VALUE such as optimizer.lr=0.1, got 'inner..rate=1'"),
@@ -272,10 +272,9 @@ def test_a_text_is_of_the_wanted_type_or_refused(value, wanted):
     }[wanted]
     try:
         found = typed(str(value), wanted)
-    except ValueError as error:
-        assert str(error).startswith("expected ")
-    else:
-        assert inside(found)
+    except ValueError:
+        return
+    assert inside(found)
 
 
 @given(st.text(), st.text())

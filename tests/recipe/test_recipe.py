@@ -47,9 +47,7 @@ def make(**changes):
 
 def final(recipe):
     module = recipe.module()
-    state = recipe.init(module)
-    for state in recipe.train_loop(module)(state, recipe.train):
-        pass
+    *_, state = recipe.train_loop(module)(recipe.init(module), recipe.train)
     return state
 
 
@@ -60,11 +58,14 @@ def final(recipe):
         ({"iters": 5}, "expected a recipe with either epochs or iters, got epochs=3 and iters=5"),
         ({"metrics": {}}, "expected metrics to validate with, got none"),
         ({"device": "gpu"}, "expected a device such as 'cpu', 'cuda:0' or 'auto', got 'gpu'"),
-        ({"validate": "often"}, "expected something like \"1 epoch\""),
+        ({"validate": "often"}, 'expected something like "1 epoch"'),
         ({"seed": -1}, "'seed' must be >= 0"),
         ({"keep": 0}, "'keep' must be >= 1"),
-        ({"model": nn.Linear(2, 1)}, "'model' must be <class 'purerun.recipe.module.Module'>"),
-        ({"optimizer": "SGD"}, "'optimizer' must be <class 'purerun.optim.optimizer.Optimizer'>"),
+        ({"model": nn.Linear(2, 1)}, "expected model such as pr.Module(Net, width=32), got Linear("),
+        ({"optimizer": "SGD"}, "expected optimizer such as pr.optim.SGD(lr=0.1), got 'SGD'"),
+        ({"loss": None}, "expected loss to be a function of model and batch, got None"),
+        ({"schedule": ["cosine"]}, "expected schedule of values such as pr.schedule.Cosine(period=30), got 'cosine'"),
+        ({"metrics": {"accuracy": 1}}, "expected metrics of values such as pr.metrics.Accuracy(), got 1 among them"),
         ({"train": 3}, "expected a Loader or an iterable of batches, got int"),
     ],
 )

@@ -52,7 +52,9 @@ def test_each_path_is_one_for_set():
     """Setting every value to itself makes the same recipe; only functions and names of classes cannot be set."""
     recipe = load(RECIPE)
     data = dict(leaves(resolved(recipe)))
-    settings = [f"{path}={value}" for path, value in data.items() if path.split(".")[-1] not in ("class", "loss", "forward")]
+    settings = [
+        f"{path}={value}" for path, value in data.items() if path.split(".")[-1] not in ("class", "loss", "forward")
+    ]
 
     assert len(settings) > 60
     assert data == dict(leaves(resolved(override(recipe, settings))))

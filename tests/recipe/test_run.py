@@ -86,9 +86,7 @@ def test_a_run_leaves_its_recipe_its_log_and_its_checkpoints(whole):
 def test_validation_does_not_change_what_is_trained(whole):
     """A run without it has the same weights."""
     module = RECIPE.module()
-    state = RECIPE.init(module)
-    for state in attrs.evolve(RECIPE, val=None).train_loop(module)(state, RECIPE.train):
-        pass
+    *_, state = attrs.evolve(RECIPE, val=None).train_loop(module)(RECIPE.init(module), RECIPE.train)
 
     assert {"scores/accuracy"} == {leaf.path for leaf in pr.diff(state, pr.load(whole[0]))} - {"fingerprint"}
 
@@ -235,7 +233,7 @@ def test_a_new_slot_that_was_asked_for_starts_fresh(tmp_path):
 def test_other_shapes_are_refused_even_if_asked_for(tmp_path):
     """Weights of another width cannot be gone on with."""
     room.train(RECIPE, tmp_path, stop=after(2))
-    with pytest.raises(pr.StateError, match="params/layers"):
+    with pytest.raises(pr.StateError, match=r"expected a state with `\w+/layers"):
         room.train(override(RECIPE, ["model.width=8"]), tmp_path, resume="last", asked=["model.width"])
 
 
@@ -246,14 +244,12 @@ def test_weights_of_another_run_can_be_begun_with(whole, tmp_path):
 
     assert 1 == int(outcome.state["iter"])
     assert pr.digest(fresh) != pr.digest(outcome.state)
-    assert not torch.equal(
-        fresh["params", "layers.0.weight"], pr.load(whole[0])["params", "layers.0.weight"]
-    )
+    assert not torch.equal(fresh["params", "layers.0.weight"], pr.load(whole[0])["params", "layers.0.weight"])
 
 
 def test_weights_of_another_model_are_refused(whole, tmp_path):
     """The first that does not fit is named."""
-    with pytest.raises(pr.StateError, match=r"expected `layers\.0\.weight` of shape \(8, 3\), got \(4, 3\)"):
+    with pytest.raises(pr.StateError, match=r"expected `layers\.0\.bias` of shape \(8,\), got \(4,\)"):
         room.train(override(RECIPE, ["model.width=8"]), tmp_path, weights=whole[0])
 
 

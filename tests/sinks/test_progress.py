@@ -53,16 +53,14 @@ def test_it_is_silent_where_nobody_looks(capfd):
     assert ("", "") == capfd.readouterr()
 
 
-def test_a_log_on_the_same_terminal_stays_whole(monkeypatch):
+def test_a_log_on_the_same_terminal_stays_whole():
     """Lines that are written while the bar stands come out as lines of their own."""
     console = terminal()
     bar = pr.sinks.Progress(interval=1e-9, console=console)
     runs.drain(pr.watch(runs.states(iters=4), pr.sinks.Log(every=2), bar))
-    told = [line for line in drawn(console).splitlines() if line.startswith(("train  epoch", "val  epoch"))]
+    told = [line.split("  ")[:3] for line in drawn(console).splitlines() if line.startswith(("train  ", "val  "))]
 
-    assert ["val  epoch 0  iter 0", "train  epoch 0  iter 2"] == [line[:20].rstrip() for line in told][:1] + [
-        line[:22].rstrip() for line in told
-    ][1:2]
+    assert [["val", "epoch 0", "iter 0"], ["train", "epoch 0", "iter 2"], ["train", "epoch 1", "iter 4"]] == told[:3]
 
 
 def test_it_goes_away_when_the_run_fails():
@@ -83,7 +81,7 @@ def test_it_goes_away_when_the_run_fails():
 @pytest.mark.parametrize("odd", ["soon", "last", 0, 1.5])
 def test_odd_totals_are_refused(odd):
     """A total is a number of epochs or of iterations."""
-    with pytest.raises(ValueError, match="expected|count"):
+    with pytest.raises(ValueError, match=r"expected|count"):
         pr.sinks.Progress(total=odd)
 
 
