@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -27,6 +28,12 @@ default_role = "code"  # `name` in a docstring is code, as it is in Markdown
 # A reference inside purerun has to lead somewhere.  Those of other packages lead nowhere here: their indexes would have
 # to be downloaded, and the pages are built without a network.
 nitpick_ignore_regex = [(r"py:.*", r"(?!purerun\b).*")]
+# Type variables have no page.
+sources = "".join(path.read_text() for path in (ROOT / "purerun").rglob("*.py"))
+variables = "|".join(sorted(set(re.findall(r"^(\w+) = TypeVar\(", sources, re.MULTILINE))))
+nitpick_ignore_regex += [(r"py:.*", rf"purerun\..*\.({variables})")]
+# `type` in an annotation is the builtin, though some fields have that name too.
+suppress_warnings = ["ref.python"]
 
 html_theme = "pydata_sphinx_theme"
 html_title = "purerun"

@@ -45,4 +45,12 @@ def is_mistake(error: Exception) -> bool:
         SinkError,
         StateError,
     )
-    return isinstance(error, known)
+    return isinstance(error, known) or (isinstance(error, ValueError) and _raised_here(error))
+
+
+def _raised_here(error: Exception) -> bool:
+    """Say whether purerun itself raised an error, and not the code of a recipe or of a library."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("purerun.")

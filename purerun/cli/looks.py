@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from purerun.cli.exits import Mistake
 from purerun.cli.runs import Flag, Settings
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def show(recipe: Path, /, *, settings: Settings = None) -> None:
-    """Print a recipe with every value that it holds, as TOML; each path in it is one for --set.
+    """Print a recipe with all its values, as TOML.
+
+    Each path in it is one for --set.
 
     Args:
         recipe: The recipe file.
@@ -33,10 +35,12 @@ def schedule(
     /,
     *,
     as_json: Annotated[Flag, Parameter(name="--json")] = False,
-    iters_per_epoch: int | None = None,
+    iters_per_epoch: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
     settings: Settings = None,
 ) -> None:
-    """Print the hyper-parameters of each iteration; without --json, those of each epoch's first.
+    """Print the hyper-parameters that a recipe's schedule gives.
+
+    Those of each epoch's first iteration, as a table; with --json, those of every one.
 
     Args:
         recipe: The recipe file.
@@ -64,6 +68,9 @@ def planned(recipe: Recipe, epoch_length: int) -> dict[str, list[float]]:
 
     iters = (recipe.epochs or 0) * epoch_length if recipe.iters is None else recipe.iters
     base = recipe.optimizer.hyper()
+    for each in recipe.schedule:
+        if each.param not in base:
+            raise Mistake(f"expected schedules of {', '.join(base)}, got {each!r} of {each.param!r}")
     names = dict.fromkeys([*(name for name in base if name == "lr"), *(each.param for each in recipe.schedule)])
     return {
         name: values([each for each in recipe.schedule if each.param == name], base[name], iters, epoch_length, name)
@@ -72,7 +79,9 @@ def planned(recipe: Recipe, epoch_length: int) -> dict[str, list[float]]:
 
 
 def digest(path: Path, /) -> None:
-    """Print the digest of a checkpoint, or of a run's last one: 64 hex digits. All its bytes are read and verified.
+    """Print the digest of a checkpoint, or of a run's last one.
+
+    64 hex digits; all bytes of the checkpoint are read and verified.
 
     Args:
         path: A checkpoint or the directory of a run.

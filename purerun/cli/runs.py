@@ -77,7 +77,9 @@ def judge(
     settings: Settings = None,
     device: str | None = None,
 ) -> None:
-    """Judge a checkpoint on the recipe's test data; the scores are one line of JSON.
+    """Judge a checkpoint on the recipe's test data.
+
+    The scores are one line of JSON.
 
     Args:
         recipe: The recipe file.

@@ -27,8 +27,8 @@ class Foreign(Source):
     (seed, "order", epoch), and each batch is drawn with them at (seed, "batch", epoch, samples
     before it).  So `DataLoader(dataset, shuffle=True)` gives an order that is a function of (seed,
     epoch).  What that does not reach, nobody promises: a sampler with a generator of its own,
-    a dataset with a memory, random transforms in a DataLoader's workers (they depend on how many
-    workers there are).  Samples are counted by `purerun.batch.size`.
+    a dataset with a memory, random transforms in a DataLoader's workers (their chance depends on how
+    many workers there are, and on where reading began).  Samples are counted by `purerun.batch.size`.
 
     To go on in the middle of an epoch:
 

@@ -14,7 +14,7 @@ from purerun.state import Draft, State
 
 @attrs.frozen
 class Validate(Hook):
-    """Judge the state and write the result into `scores`.
+    """Judge the state and write the result into `scores`, beside `iter`, the iteration judged.
 
     Attributes:
         loop: the validation loop.
@@ -44,16 +44,16 @@ class Validate(Hook):
         return ("scores",)
 
     def slots(self, state: State) -> Draft:
-        """Make the scores, as NaN until the first validation."""
-        return {"scores": {self.prefix + name: score for name, score in self.loop.step.blank().items()}}
+        """Make the scores, as NaN until the first validation, and the iteration that they are of."""
+        blank = {self.prefix + name: score for name, score in self.loop.step.blank().items()}
+        return {"scores": {**blank, self.prefix + "iter": torch.tensor(-1)}}
 
     def start(self, state: State) -> State:
         """Validate before training, if asked for."""
         return self(state) if self.before else state
 
     def __call__(self, state: State) -> State:
-        """Make the state with new scores."""
+        """Make the state with new scores, and with the iteration that they are of."""
         scores = self.loop(state, self.loader)
-        return state.replace(
-            scores={self.prefix + name: score.to("cpu", torch.float64) for name, score in scores.items()}
-        )
+        found = {self.prefix + name: score.to("cpu", torch.float64) for name, score in scores.items()}
+        return state.replace(scores={**found, self.prefix + "iter": int(state["iter"])})

@@ -19,7 +19,7 @@ from purerun.metrics import Metric
 from purerun.optim import Optimizer
 from purerun.random import Key
 from purerun.recipe import valid
-from purerun.recipe.error import RecipeError
+from purerun.recipe.error import RecipeError, said
 from purerun.recipe.module import Module
 from purerun.schedule import Schedule
 from purerun.state import State
@@ -147,16 +147,23 @@ class Recipe:
             raise RecipeError(f"expected a device that this machine has, got {device!r}: {error}") from error
 
     def train_step(self, module: nn.Module) -> Step:
-        """Make the training step, with its wrappers around it."""
-        step = TrainStep(
-            module,
-            self.loss,
-            self.optimizer,
-            schedule=self.schedule,
-            params=self.params,
-            unused=self.unused,
-            nonfinite=self.nonfinite,
-        )
+        """Make the training step, with its wrappers around it.
+
+        Raises:
+            RecipeError: the parts do not fit together.
+        """
+        try:
+            step = TrainStep(
+                module,
+                self.loss,
+                self.optimizer,
+                schedule=self.schedule,
+                params=self.params,
+                unused=self.unused,
+                nonfinite=self.nonfinite,
+            )
+        except (ValueError, TypeError) as error:
+            raise RecipeError(said(error)) from error
         return wrap(step, *self.wrappers)
 
     def train_loop(self, module: nn.Module, *, lease: bool = False) -> TrainLoop:

@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 from torch import Tensor, nn
 
-from purerun.checkpoint import names
+from purerun.checkpoint import Found, names
 from purerun.recipe.error import RecipeError
 from purerun.recipe.recipe import Recipe
 from purerun.recipe.resolved import resolved, text
@@ -126,9 +126,10 @@ def _start(
     asked: Sequence[str],
 ) -> Start:
     step = recipe.train_step(module)
-    found = latest(directory) if resume == LAST else resume and Path(resume)
+    found = latest(directory) if resume == LAST else resume and Found(Path(resume))
     if found:
-        return again(recipe, step, Path(found), asked=asked)
+        start = again(recipe, step, found.path, asked=asked)
+        return attrs.evolve(start, notes=(*found.rejected, f"going on from {found.path}", *start.notes))
     start = anew(recipe, step, weights=Path(weights) if weights else None)
     if resume:
         note = f"{directory} has no checkpoint yet; starting from the beginning"

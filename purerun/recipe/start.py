@@ -11,7 +11,7 @@ import attrs
 import torch
 
 from purerun import program
-from purerun.checkpoint import load, names, newest, read_manifest
+from purerun.checkpoint import Found, load, names, newest, read_manifest
 from purerun.recipe.error import RecipeError
 from purerun.recipe.recipe import Recipe
 from purerun.recipe.resolved import Difference, differences, resolved
@@ -81,13 +81,13 @@ def again(recipe: Recipe, step: Step, checkpoint: Path, *, asked: Sequence[str] 
     return Start(placed(state.replace(_written(changes, fresh)), fresh), checkpoint)
 
 
-def latest(directory: Path) -> Path | None:
+def latest(directory: Path) -> Found | None:
     """Find the newest checkpoint of a run that can be believed; None if the run has none at all.
 
     Raises:
         CheckpointError: all are damaged.
     """
-    return newest(directory, load).path if names(directory) else None
+    return newest(directory, load) if names(directory) else None
 
 
 def placed(state: State, like: State) -> State:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -47,9 +49,11 @@ class Means:
         self._sums = {name: (float(total), int(count)) for name, (total, count) in memory.items()}
 
     def _fold(self) -> None:
-        for name, value in _read(self.pending):
+        for name, values in _read(self.pending).items():
             total, count = self._sums.get(name, (0.0, 0))
-            self._sums[name] = (value, 1) if name in self.current else (total + value, count + 1)
+            # Not sum(): from Python 3.12 on its result depends on where a sum is cut in two.
+            folded = (values[-1], 1) if name in self.current else (reduce(add, values, total), count + len(values))
+            self._sums[name] = folded
         self.pending.clear()
 
 
@@ -65,17 +69,18 @@ def hyper_names(state: State) -> frozenset[str]:
     return frozenset(".".join(path) for path, _ in leaves(state["hyper"], report=True))
 
 
-def _read(reports: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
-    """Read the scalars of reports, in their order; each device is waited for once."""
-    flat = [(name, leaf) for report in reports for name, leaf in report.items() if _scalar(leaf)]
-    away = [place for place, (_, leaf) in enumerate(flat) if leaf.device.type != "cpu"]
-    values: dict[int, float] = {}
-    for kind in {(flat[place][1].device, flat[place][1].dtype) for place in away}:
-        places = [place for place in away if (flat[place][1].device, flat[place][1].dtype) == kind]
-        together = torch.stack([flat[place][1] for place in places]).cpu().to(torch.float64)
-        values.update(zip(places, together.tolist(), strict=True))
-    for place, (name, leaf) in enumerate(flat):
-        yield name, values[place] if place in values else float(leaf.item())
+def _read(reports: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Read the scalars of reports: name -> values in the order of the reports."""
+    columns: dict[str, list[Tensor]] = {}
+    for report in reports:
+        for name, leaf in report.items():
+            columns.setdefault(name, []).append(leaf)
+    return {name: _numbers(column) for name, column in columns.items() if _scalar(column[0])}
+
+
+def _numbers(column: list[Tensor]) -> list[float]:
+    # On an accelerator the values come over together; on the CPU one by one is quicker.
+    return [leaf.item() for leaf in column] if column[0].is_cpu else torch.stack(column).tolist()
 
 
 def _scalar(leaf: Any) -> bool:
