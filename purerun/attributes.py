@@ -55,7 +55,17 @@ def restore(module: nn.Module, before: Notes) -> list[str]:
             _refill(value, content)
         elif path in inner:
             inner[path].__dict__.pop(name, None)
-    return sorted({f"{path}.{name}".lstrip(".") for path, name in changed if path in inner})
+    named = (entry for place in changed if place[0] in inner for entry in _entries(place, before, after))
+    return sorted({f"{path}.{name}".lstrip(".") for path, name in named})
+
+
+def _entries(place: tuple[str, str], before: Notes, after: Notes) -> list[tuple[str, str]]:
+    """Name the entries of a module's own dicts that differ, and any other attribute itself."""
+    path, name = place
+    if name not in ("_parameters", "_buffers", "_modules"):
+        return [place]
+    old, new = before[place][1], after[place][1]
+    return [(path, key) for key in {**old, **new} if not _same(old.get(key), new.get(key))]
 
 
 def _inside(value: Any, depth: int) -> Any:

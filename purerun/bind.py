@@ -75,17 +75,18 @@ class _Bound:
 
     def __enter__(self) -> nn.Module:
         binding, params, buffers = self._binding, self._params, self._buffers
+        # Looked up before anything is written: a state that lacks one must not leave a module half bound.
+        given = [params[name] for _, _, name in binding._params] + [buffers[name] for _, _, name in binding._buffers]
+        slots = (*binding._params, *binding._buffers)
         self._notes = attributes.note(binding.module) if binding._watch else None
         if binding._watch:
             self._versions = {name: param._version for name, param in params.items()}
         self._flipped = [(place, place["training"]) for place, flag in self._flags if place["training"] is not flag]
         for place, flag in self._flipped:
             place["training"] = not flag
-        self._own = [place[key] for place, key, _ in (*binding._params, *binding._buffers)]
-        for place, key, name in binding._params:
-            place[key] = params[name]
-        for place, key, name in binding._buffers:
-            place[key] = buffers[name]
+        self._own = [place[key] for place, key, _ in slots]
+        for (place, key, _), tensor in zip(slots, given, strict=True):
+            place[key] = tensor
         return binding.module
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,6 +48,19 @@ def describe(value: Any) -> str:
     if isinstance(value, bool | int | float | str | type(None)):
         return repr(value)
     return type(value).__qualname__
+
+
+def architecture(model: nn.Module) -> str:
+    """Say a module with all its layers and their options, as it prints itself.
+
+    >>> print(architecture(nn.Sequential(nn.Linear(2, 1), nn.Dropout(0.5))))
+    Sequential(
+      (0): Linear(in_features=2, out_features=1, bias=True)
+      (1): Dropout(p=0.5, inplace=False)
+    )
+    """
+    # Addresses differ from process to process.
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(model))
 
 
 def shapes(tensors: Mapping[str, Tensor]) -> list[str]:

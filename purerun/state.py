@@ -153,10 +153,16 @@ make sure the key is present.
     def select(self, *names: str, **_: Any) -> State:  # type: ignore[override]
         """Make a state of some top-level entries.
 
+        Raises:
+            StateError: there is no such entry.
+
         >>> seal({"iter": torch.tensor(0), "ema": {"w": torch.zeros(1)}}).select("iter").names()
         ('iter',)
         """
-        return seal({name: _plain(value) for name, value in _tree(self).items() if name in names})
+        tree = _tree(self)
+        if absent := [name for name in names if name not in tree]:
+            raise StateError(f"expected names among {list(tree)}, got {absent}")
+        return seal({name: _plain(tree[name]) for name in names})
 
     def exclude(self, *names: str, **_: Any) -> State:  # type: ignore[override]
         """Make a state that lacks some top-level entries.

@@ -173,9 +173,15 @@ class TrainStep(Step):
 
     def text(self) -> str:
         """Say the program of this step."""
-        fields = [field for field in attrs.fields(TrainStep) if field.name not in ("model", "nonfinite")]
-        lines = [f"{field.name}: {program.describe(getattr(self, field.name))}" for field in fields]
-        return "\n".join([f"model: {program.describe(self.model)}", *program.shapes(self.binding.params), *lines])
+        fields = [field for field in attrs.fields(TrainStep) if field.name not in ("model", "params", "nonfinite")]
+        return "\n".join(
+            [
+                f"model: {program.architecture(self.model)}",
+                *program.shapes(self.binding.params),
+                f"trained: {', '.join(self.trained)}",
+                *(f"{field.name}: {program.describe(getattr(self, field.name))}" for field in fields),
+            ]
+        )
 
     def _buckets(self, draft: Draft) -> list[Bucket]:
         """Read the hyper-parameters in force, and report them."""

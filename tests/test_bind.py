@@ -101,14 +101,15 @@ def test_a_bound_module_gives_what_functional_call_gives(case, training):
     reference = case.module(seed=3).train(training)
     expected_buffers = {name: buffer.clone() for name, buffer in buffers.items()}
     with torch.no_grad(), keyed(Key.of(0)):
-        expected = functional_call(reference, ({**params}, expected_buffers), (batch["x"],))
+        everything = {**params, **expected_buffers}
+        expected = functional_call(reference, everything, (batch["x"],))
     with torch.no_grad(), keyed(Key.of(0)), binding(params, buffers, training=training) as model:
         given = model(batch["x"])
 
     assert torch.equal(expected, given)
     assert looks == of_module(module, "model")
     assert expected_buffers.keys() == buffers.keys()
-    assert all(torch.equal(expected_buffers[name], buffers[name]) for name in buffers)
+    assert all(torch.equal(everything[name], buffers[name]) for name in buffers)
 
 
 @pytest.mark.parametrize("case", MODELS, ids=lambda case: case.name)
@@ -138,16 +139,28 @@ def test_flags_come_from_the_modules_own_train():
     assert looks == of_module(frozen, "model")
 
 
-@pytest.mark.parametrize("how", ["count", "history", "table", "cache", "new", "inner", "delete", "empty buffer", "new buffer", "new module"])
+@pytest.mark.parametrize(
+    "how", ["count", "history", "table", "cache", "new", "inner", "delete", "empty buffer", "new buffer", "new module"]
+)
 def test_a_forward_that_remembers_is_refused(how):
     """The error names the attribute and the remedy, and the module is as it was."""
     module = Remembering(how)
     looks = of_module(module, "model")
     binding = Binding(module)
-    with pytest.raises(ModelError, match="register_buffer") as error, binding(*tensors(binding), training=True) as model:
+    with (
+        pytest.raises(ModelError, match="register_buffer") as error,
+        binding(*tensors(binding), training=True) as model,
+    ):
         model(torch.ones(2, 2))
 
-    names = {"new": "last", "inner": "inner.calls", "delete": "table", "empty buffer": "late", "new buffer": "later", "new module": "extra"}
+    names = {
+        "new": "last",
+        "inner": "inner.calls",
+        "delete": "table",
+        "empty buffer": "late",
+        "new buffer": "later",
+        "new module": "extra",
+    }
     assert f"`{names.get(how, how)}`" in str(error.value)
     assert looks == of_module(module, "model")
 
@@ -159,7 +172,10 @@ def test_a_rebound_buffer_comes_out_as_a_value(how):
     binding = Binding(module)
     params, buffers = tensors(binding)
     layout = {name: buffer.stride() for name, buffer in buffers.items()}
-    with torch.enable_grad(), binding({n: p.requires_grad_() for n, p in params.items()}, buffers, training=True) as model:
+    with (
+        torch.enable_grad(),
+        binding({n: p.requires_grad_() for n, p in params.items()}, buffers, training=True) as model,
+    ):
         model(x)
         expected = {"b": model.b.detach().clone(), "c": model.c.detach().clone()}
     x.fill_(7)
@@ -214,7 +230,11 @@ def test_the_forward_may_not_write_into_parameters():
     """What a forward does to a parameter would be lost or kept by accident: it is refused by name."""
     module = nn.Linear(2, 2)
     binding = Binding(module)
-    with pytest.raises(ModelError, match="writes into `weight`"), torch.no_grad(), binding(*tensors(binding), training=True) as model:
+    with (
+        pytest.raises(ModelError, match="writes into `weight`"),
+        torch.no_grad(),
+        binding(*tensors(binding), training=True) as model,
+    ):
         model.weight.clamp_(-0.1, 0.1)
 
 

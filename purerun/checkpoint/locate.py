@@ -93,7 +93,8 @@ def find(path: str | os.PathLike[str]) -> Path:
         CheckpointError: there is none.
     """
     place = Path(path)
-    if (directory := whole(place)) and (directory / MANIFEST).exists():
+    directory = whole(place)
+    if (directory / MANIFEST).exists():
         return directory
     known = names(place)
     if not known:

@@ -16,7 +16,7 @@ from cyclopts import App, CycloptsError
 
 from purerun import __version__
 from purerun.cli import looks, runs
-from purerun.cli.exits import DONE, INTERRUPTED, MISTAKE, TERMINATED, is_mistake, say
+from purerun.cli.exits import DONE, INTERRUPTED, MISTAKE, TERMINATED, is_mistake, say, told
 
 app = App(
     name="purerun",
@@ -59,7 +59,7 @@ def run(tokens: Sequence[str]) -> int:
     except Exception as error:
         if not is_mistake(error):
             raise
-        say(str(error))
+        say(told(error))
         return MISTAKE
     return DONE if ended is None else ended
 

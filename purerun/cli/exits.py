@@ -20,6 +20,13 @@ def say(text: str) -> None:
     print(f"purerun: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
+def told(error: Exception) -> str:
+    """Say an error in one line, with the notes that it was given on its way."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    notes = getattr(error, "__notes__", [])
+    return " ".join(lines) + (f" ({'; '.join(notes)})" if notes else "")
+
+
 def is_mistake(error: Exception) -> bool:
     """Say whether an error explains itself: whoever reads it needs no traceback."""
     if isinstance(error, Mistake):

@@ -137,9 +137,10 @@ class SGD(Optimizer):
     ) -> tuple[dict[str, Tensor], Slots]:
         """Make the parameters and slots after one update, out of place."""
         if not slots:
-            return tracing.each(self._plain, params, grads, {}, buckets)
+            return tracing.each(self._plain, params, grads, {}, buckets, pairs=False)
         formula = partial(self._moving, slots["step"] == 0)
-        new, after = tracing.each(formula, params, grads, {"momentum_buffer": slots["momentum_buffer"]}, buckets)
+        kept = {"momentum_buffer": slots["momentum_buffer"]}
+        new, after = tracing.each(formula, params, grads, kept, buckets, pairs=False)
         return new, {"step": slots["step"] + 1, **after}
 
     def _plain(self, hyper: Hyper, param: Tensor, grad: Tensor) -> tuple[Tensor]:

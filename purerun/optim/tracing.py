@@ -20,7 +20,13 @@ Formula = Callable[..., tuple[Tensor, ...]]
 
 
 def each(
-    formula: Formula, params: Params, grads: Params, slots: Mapping[str, Params], buckets: TracedBuckets
+    formula: Formula,
+    params: Params,
+    grads: Params,
+    slots: Mapping[str, Params],
+    buckets: TracedBuckets,
+    *,
+    pairs: bool = True,
 ) -> tuple[dict[str, Tensor], Slots]:
     """Apply a formula to each parameter of the buckets.
 
@@ -30,13 +36,14 @@ def each(
         grads: name -> tensor.
         slots: slot -> name -> tensor, in the order in which the formula takes them.
         buckets: which parameters, by which hyper-parameters.
+        pairs: whether complex numbers are seen as pairs of real ones, as where torch squares them.
     """
     moved: dict[str, Tensor] = {}
     after: dict[str, dict[str, Tensor]] = {slot: {} for slot in slots}
     for names, hyper in buckets:
         for name in names:
             tensors = [params[name], grads[name], *(slot[name] for slot in slots.values())]
-            moved[name], *rest = _real(formula, hyper, tensors)
+            moved[name], *rest = (_real if pairs else _plain)(formula, hyper, tensors)
             for slot, tensor in zip(after.values(), rest, strict=True):
                 slot[name] = tensor
     return moved, {**after}
@@ -87,8 +94,11 @@ def decayed(grad: Tensor, param: Tensor, decay: float | Tensor) -> Tensor:
     return plus(grad, param, decay) if isinstance(decay, Tensor) or decay != 0 else grad
 
 
+def _plain(formula: Formula, hyper: Hyper, tensors: list[Tensor]) -> tuple[Tensor, ...]:
+    return formula(hyper, *tensors)
+
+
 def _real(formula: Formula, hyper: Hyper, tensors: list[Tensor]) -> tuple[Tensor, ...]:
-    """See complex numbers as pairs of real ones, as torch's optimizers do."""
     if not tensors[0].is_complex():
         return formula(hyper, *tensors)
     pairs = formula(hyper, *map(torch.view_as_real, tensors))

@@ -113,8 +113,9 @@ def test(recipe: Recipe, state: State) -> dict[str, Tensor]:
 
 
 def holds_run(directory: Path) -> bool:
-    """Say whether a directory has files of a run in it."""
-    return (directory / RECIPE).exists() or (directory / LOG).exists() or bool(names(directory))
+    """Say whether a directory holds anything of a run that could be lost: lines of a log, or checkpoints."""
+    log = directory / LOG
+    return (log.exists() and log.stat().st_size > 0) or bool(names(directory))
 
 
 def _start(
@@ -129,7 +130,7 @@ def _start(
     found = latest(directory) if resume == LAST else resume and Found(Path(resume))
     if found:
         start = again(recipe, step, found.path, asked=asked)
-        return attrs.evolve(start, notes=(*found.rejected, f"going on from {found.path}", *start.notes))
+        return attrs.evolve(start, notes=(*found.rejected, f"going on from {start.checkpoint}", *start.notes))
     start = anew(recipe, step, weights=Path(weights) if weights else None)
     if resume:
         note = f"{directory} has no checkpoint yet; starting from the beginning"

@@ -11,7 +11,7 @@ import attrs
 import torch
 
 from purerun import program
-from purerun.checkpoint import Found, load, names, newest, read_manifest
+from purerun.checkpoint import Found, find, load, names, newest, read_manifest
 from purerun.recipe.error import RecipeError
 from purerun.recipe.recipe import Recipe
 from purerun.recipe.resolved import Difference, differences, resolved
@@ -59,7 +59,7 @@ def again(recipe: Recipe, step: Step, checkpoint: Path, *, asked: Sequence[str] 
     Args:
         recipe: the run.
         step: its training step.
-        checkpoint: where to go on.
+        checkpoint: where to go on: a checkpoint, or a run by its last one.
         asked: the paths of the recipe whose change was asked for.
 
     Raises:
@@ -67,6 +67,7 @@ def again(recipe: Recipe, step: Step, checkpoint: Path, *, asked: Sequence[str] 
         CheckpointError: the checkpoint cannot be read.
         StateError: its weights are not those of this model.
     """
+    checkpoint = find(checkpoint)
     state, manifest = load(checkpoint), read_manifest(checkpoint)
     changes = differences(manifest.recipe, resolved(recipe)) if isinstance(manifest.recipe, dict) else []
     others = [change for change in changes if not _covered(change.path, asked)]
@@ -76,7 +77,7 @@ def again(recipe: Recipe, step: Step, checkpoint: Path, *, asked: Sequence[str] 
     if not torch.equal(state["fingerprint"], fresh["fingerprint"]):
         if not changes:
             told = program.difference(state["fingerprint"], step.text())
-            raise RecipeError(f"{checkpoint} was made by another step, with the same recipe:\n{told}")
+            raise RecipeError(f"{checkpoint} was made by another step, with the same recipe: {told}")
         state = step.adopt(state)
     return Start(placed(state.replace(_written(changes, fresh)), fresh), checkpoint)
 

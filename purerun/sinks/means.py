@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import reduce
+from itertools import chain
 from operator import add
 from typing import Any
 
@@ -49,11 +50,16 @@ class Means:
         self._sums = {name: (float(total), int(count)) for name, (total, count) in memory.items()}
 
     def _fold(self) -> None:
-        for name, values in _read(self.pending).items():
+        for name in dict.fromkeys(chain.from_iterable(self.pending)):
+            column = [report[name] for report in self.pending if name in report]
+            if not _scalar(column[0]):
+                continue
+            if name in self.current:
+                self._sums[name] = (column[-1].item(), 1)
+                continue
             total, count = self._sums.get(name, (0.0, 0))
             # Not sum(): from Python 3.12 on its result depends on where a sum is cut in two.
-            folded = (values[-1], 1) if name in self.current else (reduce(add, values, total), count + len(values))
-            self._sums[name] = folded
+            self._sums[name] = (reduce(add, _numbers(column), total), count + len(column))
         self.pending.clear()
 
 
@@ -67,15 +73,6 @@ def hyper_names(state: State) -> frozenset[str]:
     if "hyper" not in state.names():
         return frozenset()
     return frozenset(".".join(path) for path, _ in leaves(state["hyper"], report=True))
-
-
-def _read(reports: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Read the scalars of reports: name -> values in the order of the reports."""
-    columns: dict[str, list[Tensor]] = {}
-    for report in reports:
-        for name, leaf in report.items():
-            columns.setdefault(name, []).append(leaf)
-    return {name: _numbers(column) for name, column in columns.items() if _scalar(column[0])}
 
 
 def _numbers(column: list[Tensor]) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -40,7 +40,7 @@ class Scores:
         self._groups: dict[str, tuple[str, ...]] | None = None
         self._known: dict[str, JSON] = {}
 
-    def news(self, scores: Mapping[str, Any], iter: int) -> Iterator[Judged]:
+    def news(self, scores: Mapping[str, Any], iter: int) -> tuple[Judged, ...]:
         """Give the validations that have happened since the last look.
 
         Args:
@@ -49,16 +49,12 @@ class Scores:
         """
         if self._groups is None:
             self._groups = grouped(scores)
+        news: tuple[Judged, ...] = ()
         for counter, names in self._groups.items():
             now: JSON = scores[counter].item() if counter else [encoded(scores[name].item()) for name in names]
-            before = self._known.get(counter)
-            if now == before:
-                continue
-            self._known[counter] = now
-            judged = now if isinstance(now, int) else iter
-            # At first sight, scores of another iteration are old: only those from before training are told.
-            if before is not None or (counter and judged in (0, iter)):
-                yield Judged(judged, {name: scores[name].item() for name in names})
+            if now != self._known.get(counter):
+                news += self._news(counter, now, iter, {name: scores[name].item() for name in names})
+        return news
 
     def memory(self) -> JSON:
         """Say what is known: counter -> its value; the values themselves where there is none."""
@@ -67,6 +63,13 @@ class Scores:
     def recall(self, memory: Mapping[str, JSON]) -> None:
         """Go on with what was known."""
         self._known = dict(memory)
+
+    def _news(self, counter: str, now: JSON, iter: int, scores: dict[str, float]) -> tuple[Judged, ...]:
+        before, self._known[counter] = self._known.get(counter), now
+        judged = now if isinstance(now, int) else iter
+        # At first sight, scores of another iteration are old: only those from before training are told.
+        told = before is not None or (counter and judged in (0, iter))
+        return (Judged(judged, scores),) if told else ()
 
 
 def grouped(scores: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -84,7 +84,8 @@ class OptimizerCase:
             turn: which batch, so to say.
         """
         losses, grads = [], {}
-        for place, (name, param) in enumerate(params.items()):
+        for name, param in params.items():
+            place = list(self.shapes).index(name)
             places = torch.arange(param.numel(), dtype=torch.float64).reshape(param.shape)
             target, steepness = (places + turn + place).sin(), (places % 7 + 1) / 4
             gap = (param.double() - target) * (places % 3 != 1)
@@ -120,14 +121,12 @@ def _native(optimizer: Optimizer, cls: type[torch.optim.Optimizer], **options: A
     return OptimizerCase(optimizer, lambda params: cls(params, **options, **kernel), traced=True)
 
 
-def _wrapped(
-    cls: type[torch.optim.Optimizer], *, case: Mapping[str, Any] | None = None, **options: Any
-) -> OptimizerCase:
+def _wrapped(cls: type[torch.optim.Optimizer], **options: Any) -> OptimizerCase:
     """Make a row of an optimizer of torch made pure."""
-    return OptimizerCase(Torch(cls, **options), lambda params: cls(params, **options), **(case or {}))
+    return OptimizerCase(Torch(cls, **options), lambda params: cls(params, **options))
 
 
-_ONE = (torch.float32, torch.float64)
+_EXACT = (torch.float32, torch.float64)
 
 OPTIMIZERS: Mapping[str, OptimizerCase] = {
     "sgd": _native(SGD(lr=0.1), torch.optim.SGD, lr=0.1),
@@ -228,13 +227,13 @@ OPTIMIZERS: Mapping[str, OptimizerCase] = {
     "torch adadelta": _wrapped(torch.optim.Adadelta, lr=1.0),
     "torch rprop": _wrapped(torch.optim.Rprop, lr=0.01),
     "torch adafactor": _wrapped(torch.optim.Adafactor, lr=0.01),
-    "torch muon": _wrapped(torch.optim.Muon, lr=0.01, case={"shapes": MATRICES}),
-    "torch sparse adam": _wrapped(
-        torch.optim.SparseAdam, lr=0.01, case={"shapes": MATRICES, "sparse": True, "dtypes": _ONE}
+    "torch muon": attrs.evolve(_wrapped(torch.optim.Muon, lr=0.01), shapes=MATRICES),
+    "torch sparse adam": attrs.evolve(
+        _wrapped(torch.optim.SparseAdam, lr=0.01), shapes=MATRICES, dtypes=_EXACT, sparse=True
     ),
-    "torch lbfgs": _wrapped(torch.optim.LBFGS, lr=0.5, max_iter=3, history_size=4, case={"dtypes": _ONE}),
-    "torch lbfgs, line search": _wrapped(
-        torch.optim.LBFGS, max_iter=4, history_size=3, line_search_fn="strong_wolfe", case={"dtypes": _ONE}
+    "torch lbfgs": attrs.evolve(_wrapped(torch.optim.LBFGS, lr=0.5, max_iter=3, history_size=4), dtypes=_EXACT),
+    "torch lbfgs, line search": attrs.evolve(
+        _wrapped(torch.optim.LBFGS, max_iter=4, history_size=3, line_search_fn="strong_wolfe"), dtypes=_EXACT
     ),
 }
 """Name -> optimizer; the laws hold for each of them."""

@@ -301,3 +301,18 @@ def test_hyper_parameters_of_named_steps_are_known_by_their_names(tmp_path):
     (line,) = runs.lines(tmp_path / "log.jsonl")
 
     assert (3.0, 2.0) == (line["critic.lr"], line["critic.loss"])
+
+
+@pytest.mark.cuda
+def test_a_device_is_waited_for_at_lines_only(tmp_path):
+    """Between two lines nothing is read from an accelerator; at a line, all values come over exactly."""
+    made = [counted(iter=n, metrics={"loss": torch.tensor(n / 7, device="cuda")}) for n in range(1, 21)]
+    watched = pr.watch(iter(made), log(tmp_path, 10))
+    for n in range(1, 21):
+        torch.cuda.set_sync_debug_mode("default" if n % 10 == 0 else "error")
+        next(watched)
+    torch.cuda.set_sync_debug_mode("default")
+    watched.close()
+    expected = [sum(float(state["metrics", "loss"]) for state in part) / 10 for part in (made[:10], made[10:])]
+
+    assert expected == [line["loss"] for line in runs.lines(tmp_path / "log.jsonl")]

@@ -1,0 +1,107 @@
+"""Commands that only look."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+import purerun
+import purerun as pr
+from purerun.recipe import load, text
+
+
+def test_help_does_not_import_torch():
+    """Nor anything else that takes long."""
+    script = "import sys, purerun.cli as cli; code = cli.run(['--help']); print(code, 'torch' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert "0 False" == ended.stdout.splitlines()[-1]
+    for name in ("train", "test", "show", "schedule", "digest"):
+        assert re.search(rf"^\W+{name} ", ended.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("words", [("--help",), ("train", "--help"), ("schedule", "--help"), ()])
+def test_help_goes_to_stdout(command, words):
+    """It was asked for, so it is a result; nothing is wrong."""
+    code, out, err = command(*words)
+
+    assert (0, "") == (code, err)
+    assert out.startswith("Usage: purerun")
+
+
+def test_the_version_is_told(command):
+    """As one line."""
+    assert (0, f"purerun {purerun.__version__}\n", "") == command("--version")
+
+
+def test_show_prints_the_resolved_recipe(command, recipe):
+    """With its changes; it is TOML."""
+    code, out, err = command("show", recipe, "--set", "optimizer.lr=0.05", "--set=epochs=5")
+
+    assert (0, "") == (code, err)
+    assert (0.05, 5) == (tomllib.loads(out)["optimizer"]["lr"], tomllib.loads(out)["epochs"])
+    assert text(load(recipe)) == command("show", recipe)[1]
+
+
+def test_the_schedule_is_what_a_run_uses(command, recipe):
+    """One number an iteration, those of the log of a real run."""
+    code, out, err = command("schedule", recipe, "--json")
+    module = load(recipe).module()
+    states = load(recipe).train_loop(module)(load(recipe).init(module), load(recipe).train)
+
+    assert (0, "") == (code, err)
+    assert {"lr": [float(state["metrics", "lr"]) for state in states]} == json.loads(out)
+
+
+def test_the_length_of_an_epoch_can_be_given(command, recipe):
+    """For data that is not here, or does not say."""
+    code, out, _ = command("schedule", recipe, "--json", "--iters-per-epoch", "5", "--set", "schedule.0.end=2")
+
+    assert 0 == code
+    assert [0.05] + [0.1] * 4 + [0.05] * 5 == json.loads(out)["lr"]
+
+
+def test_the_schedule_is_a_table_without_json(command, recipe):
+    """A line for each epoch."""
+    code, out, _ = command("schedule", recipe)
+
+    assert 0 == code
+    assert ["epoch\titer\tlr", "0\t0\t0.05", "1\t3\t0.05"] == out.splitlines()
+
+
+def test_the_length_of_an_unknown_epoch_is_asked_for(command, recipe):
+    """An endless order has none."""
+    file = recipe.replace("tiny", "endless")
+    with open(recipe) as old, open(file, "w") as new:
+        changed = old.read().replace("shuffle=True", "order=pr.data.Infinite()").replace("epochs=2", "iters=4")
+        new.write(changed.replace("pr.schedule.Step(1, gamma=0.5)", ""))
+    code, out, err = command("schedule", file, "--json")
+
+    assert (2, "") == (code, out)
+    assert "say it with --iters-per-epoch" in err
+
+
+def test_a_digest_stands_alone_on_its_line(command, recipe, tmp_path):
+    """64 hex digits, of a checkpoint and of a run alike."""
+    step = load(recipe).train_step(load(recipe).module())
+    state = step.init(seed=0)
+    pr.save(state, tmp_path / "run" / "checkpoints" / "iter_00000000")
+
+    assert (0, pr.digest(state) + "\n", "") == command("digest", tmp_path / "run" / "checkpoints" / "iter_00000000")
+    assert (0, pr.digest(state) + "\n", "") == command("digest", tmp_path / "run")
+
+
+def test_the_digest_of_a_damaged_checkpoint_is_not_told(command, recipe, tmp_path):
+    """What is printed is what the bytes say."""
+    pr.save(load(recipe).init(load(recipe).module()), tmp_path / "a")
+    file = tmp_path / "a" / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    code, out, err = command("digest", tmp_path / "a")
+
+    assert (2, "") == (code, out)
+    assert "damaged" in err
