@@ -14,7 +14,7 @@ from torch import Tensor
 
 from purerun.data import Position, Session, Source, as_loader
 from purerun.evaluate import PredictStep, ValStep
-from purerun.state import Draft, State, missing, release
+from purerun.state import Draft, State, missing, peek, release
 from purerun.step import Step, fit
 
 StepFunction: TypeAlias = Callable[[State, Any], State]
@@ -126,7 +126,7 @@ class TrainLoop:
 
     def _ended(self, state: State) -> bool:
         counter, limit = ("epoch", self.epochs) if self.iters is None else ("iter", self.iters)
-        return limit is not None and int(state[counter]) >= limit
+        return limit is not None and peek(state)[counter].item() >= limit
 
     def _advanced(self, state: State, batch: Any, position: Position, *, lease: bool) -> State:
         if isinstance(self.step, Step):

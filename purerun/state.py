@@ -138,7 +138,7 @@ make sure the key is present.
 
     def names(self) -> tuple[str, ...]:  # type: ignore[override]
         """List the top-level entries."""
-        return tuple(_tree(self))
+        return tuple(peek(self))
 
     def copy(self) -> State:
         """Make the same value again, in containers and tensors of its own (copy-on-write)."""
@@ -159,7 +159,7 @@ make sure the key is present.
         >>> seal({"iter": torch.tensor(0), "ema": {"w": torch.zeros(1)}}).select("iter").names()
         ('iter',)
         """
-        tree = _tree(self)
+        tree = peek(self)
         if absent := [name for name in names if name not in tree]:
             raise StateError(f"expected names among {list(tree)}, got {absent}")
         return seal({name: _plain(tree[name]) for name in names})
@@ -170,7 +170,7 @@ make sure the key is present.
         >>> seal({"iter": torch.tensor(0), "ema": {"w": torch.zeros(1)}}).exclude("ema").names()
         ('iter',)
         """
-        return seal({name: _plain(value) for name, value in _tree(self).items() if name not in names})
+        return seal({name: _plain(value) for name, value in peek(self).items() if name not in names})
 
     def unlock_(self) -> NoReturn:  # type: ignore[override]
         """Refuse: a state is a value."""
@@ -217,7 +217,7 @@ def unseal(state: State, *, lease: bool = False) -> Draft:
             f"expected a State, got {type(state).__name__}; make one with step.init(seed) or pr.load(path)"
         )
     draft: Draft = {}
-    for name, value in _tree(state).items():
+    for name, value in peek(state).items():
         if name == REPORT:
             continue
         if not lease or name == "buffers":
@@ -251,7 +251,7 @@ def release(state: State) -> None:
     A tensor that somebody took out of it stays right: its memory is copy-on-write.
     Any further use of the state raises `StaleState`.
     """
-    tree = _tree(state)
+    tree = peek(state)
     if State in map(type, tree.values()):
         for value in tree.values():
             if type(value) is State:
@@ -268,7 +268,7 @@ def leaves(state: Mapping[str, Any] | State, *, report: bool = False) -> Iterato
     >>> [path for path, _ in leaves(state)]
     [('iter',), ('params', 'a'), ('params', 'b')]
     """
-    # Seen, unlike in `_tree`: the caller may keep the tensors.
+    # Seen, unlike in `peek`: the caller may keep the tensors.
     tree = state._tensordict if isinstance(state, State) else state
     for name in sorted(tree):
         if name == REPORT and not report:
@@ -286,7 +286,7 @@ def missing(slots: Draft, state: State) -> Draft:
     >>> missing({"a": torch.zeros(1), "scores": {"x": torch.zeros(1)}}, seal({"a": torch.ones(1), "scores": {}}))
     {'scores': {'x': tensor([0.])}}
     """
-    have = _tree(state)
+    have = peek(state)
     chosen = {
         name: missing(value, have[name]) if isinstance(value, dict) and name in have else value
         for name, value in slots.items()
@@ -295,8 +295,12 @@ def missing(slots: Draft, state: State) -> Draft:
     return {name: value for name, value in chosen.items() if not isinstance(value, dict) or value or name not in have}
 
 
-def _tree(state: State) -> Mapping[str, Any]:
-    """Look into a container without being seen."""
+def peek(state: State) -> Mapping[str, Any]:
+    """Look into a container by name, at the price of a dict and without being seen.
+
+    The tensors found so must not be kept, but for those of the report: a lease would write
+    into them.
+    """
     contents: Any = state._tensordict
     return contents if type(contents) is dict else contents.tree
 
@@ -306,7 +310,7 @@ def _plain(value: Any) -> Any:
     # By exact type: isinstance() would ask Tensor's metaclass, and this is the hot path.
     if type(value) is not State:
         return lazy_clone(value)
-    tree = _tree(value)
+    tree = peek(value)
     if _FLAT.issuperset(map(type, tree.values())):
         try:
             return dict(zip(tree, map(_clone, tree.values()), strict=True))

@@ -16,12 +16,13 @@ from cyclopts import App, CycloptsError
 
 from purerun import __version__
 from purerun.cli import looks, runs
-from purerun.cli.exits import DONE, INTERRUPTED, MISTAKE, TERMINATED, is_mistake, say, told
+from purerun.cli.exits import DONE, INTERRUPTED, MISTAKE, TERMINATED, Terminated, is_mistake, say, told
 
 app = App(
     name="purerun",
     help="Training runs as values: the same inputs give the same bits.",
     version=f"purerun {__version__}",
+    suppress_keyboard_interrupt=False,
     help_format="plaintext",  # the renderers of richer texts take longer to import than all else
 )
 app.command(runs.train)
@@ -53,9 +54,9 @@ def run(tokens: Sequence[str]) -> int:
     except CycloptsError as error:
         say(f"{_one_line(error)} (purerun --help lists what there is)")
         return MISTAKE
-    except KeyboardInterrupt:
-        say("interrupted; there was nothing to save")
-        return INTERRUPTED
+    except (KeyboardInterrupt, Terminated) as error:
+        say("stopped; there was nothing to save")
+        return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     except Exception as error:
         if not is_mistake(error):
             raise
@@ -83,4 +84,4 @@ def _one_line(error: CycloptsError) -> str:
 
 
 def _terminate(*_: object) -> NoReturn:
-    sys.exit(TERMINATED)
+    raise Terminated

@@ -11,6 +11,10 @@ INTERRUPTED = 128 + 2  # as shells say it of SIGINT
 TERMINATED = 128 + 15  # and of SIGTERM
 
 
+class Terminated(BaseException):
+    """SIGTERM came before there was anything to save; like KeyboardInterrupt, for nobody to catch on the way."""
+
+
 class Mistake(Exception):
     """Something that the user asked for cannot be done; the message says what to do instead."""
 

@@ -144,7 +144,8 @@ class _Blocks:
         self._start, self._block = 0, np.empty(0, np.int64)
 
     def __call__(self, start: int, stop: int) -> NDArray[np.int64]:
-        if start < self._start or stop > self._start + len(self._block):
+        # Tasks come in the order of their positions, so nothing before the block is asked for.
+        if stop > self._start + len(self._block):
             end = start + _BLOCK if self._length is None else min(start + _BLOCK, self._length)
             self._start, self._block = start, self._read(start, max(stop, end)).numpy()
         return self._block[start - self._start : stop - self._start]

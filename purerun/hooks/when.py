@@ -11,7 +11,7 @@ from typing import Literal, Self, TypeAlias
 
 import attrs
 
-from purerun.state import State
+from purerun.state import State, peek
 
 Unit: TypeAlias = Literal["epoch", "iter"]
 
@@ -178,6 +178,7 @@ def every(spec: When | str | int) -> When:
 
 def _finished(state: State, unit: Unit) -> int | None:
     """Count finished units if one has just been finished."""
+    counters = peek(state)
     if unit == "iter":
-        return int(state["iter"])
-    return int(state["epoch"]) if not int(state["cursor"]) else None
+        return counters["iter"].item()
+    return counters["epoch"].item() if not counters["cursor"].item() else None

@@ -21,6 +21,7 @@ from purerun.optim.optimizer import (
     Slots,
     TracedBuckets,
     counter,
+    flag,
     number,
     pick,
 )
@@ -47,7 +48,7 @@ class Adagrad(Optimizer):
     weight_decay: float = number(0.0)
     initial_accumulator_value: float = number(0.0, hyper=False)
     eps: float = number(1e-10)
-    maximize: bool = False
+    maximize: bool = flag()
 
     def init(self, params: Params) -> Slots:
         """Make the sums of squares and the counter."""

@@ -23,6 +23,7 @@ from purerun.optim.optimizer import (
     Slots,
     TracedBuckets,
     counter,
+    flag,
     number,
     pick,
     zeros,
@@ -36,8 +37,13 @@ def _betas(owner: Any, _attribute: Any, betas: Any) -> None:
         raise ValueError(f"{type(owner).__name__}.betas={betas!r} is out of range; both lie in [0, 1)")
 
 
-def _pair(given: Any) -> Any:
-    return tuple(float(beta) for beta in given) if isinstance(given, list | tuple) else given
+def _pair(given: tuple[float, float]) -> tuple[float, float]:
+    # Whatever else is given is left to the validator.
+    return tuple(map(_float, given)) if isinstance(given, list | tuple) else given  # type: ignore[return-value]
+
+
+def _float(beta: float) -> float:
+    return float(beta) if type(beta) is int else beta
 
 
 @attrs.frozen
@@ -61,8 +67,8 @@ class Adam(Optimizer):
     betas: tuple[float, float] = attrs.field(default=(0.9, 0.999), converter=_pair, validator=_betas)
     eps: float = number(1e-8)
     weight_decay: float = number(0.0)
-    amsgrad: bool = False
-    maximize: bool = False
+    amsgrad: bool = flag()
+    maximize: bool = flag()
 
     def hyper(self) -> dict[str, float]:
         """List the hyper-parameters: `lr`, `beta1`, `beta2`, `eps`, `weight_decay`."""
@@ -119,8 +125,8 @@ class AdamW(Optimizer):
     betas: tuple[float, float] = attrs.field(default=(0.9, 0.999), converter=_pair, validator=_betas)
     eps: float = number(1e-8)
     weight_decay: float = number(1e-2)
-    amsgrad: bool = False
-    maximize: bool = False
+    amsgrad: bool = flag()
+    maximize: bool = flag()
 
     def hyper(self) -> dict[str, float]:
         """List the hyper-parameters: `lr`, `beta1`, `beta2`, `eps`, `weight_decay`."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from purerun.optim.optimizer import Hyper, Params, Slots, number
+from purerun.optim.optimizer import Hyper, Params, Slots, flag, number
 from purerun.optim.tracing import cast
 from purerun.optim.transform import Applied, Transform
 
@@ -32,7 +32,7 @@ class ClipNorm(Transform):
 
     max_norm: float = number()
     norm_type: float = number(2.0, hyper=False)
-    error_if_nonfinite: bool = False
+    error_if_nonfinite: bool = flag()
 
     def apply(self, params: Params, grads: Params, slots: Slots, hyper: Hyper, *, traced: bool) -> Applied:
         """Scale the gradients.

@@ -84,20 +84,30 @@ class Match(ABC):
         return Not(self)
 
 
-@attrs.frozen(init=False)
+def _tuple(given: Any) -> tuple[Any, ...]:
+    return tuple(given) if isinstance(given, list | tuple) else (given,)
+
+
+def _each(wanted: type, said: str) -> Callable[[Any, Any, tuple[Any, ...]], None]:
+    def validate(_instance: Any, _attribute: Any, items: tuple[Any, ...]) -> None:
+        if not items or not all(isinstance(item, wanted) for item in items):
+            raise TypeError(f"expected {said}, got {items if len(items) != 1 else items[0]!r}")
+
+    return validate
+
+
+@attrs.frozen
 class Name(Match):
     """Parameters whose name matches one of some glob patterns (`*` matches dots too).
 
-    >>> Name("backbone.*", "*.bias")(ParamInfo("head.bias", torch.Size([3])))
+    Attributes:
+        patterns: a pattern, or several.
+
+    >>> Name(["backbone.*", "*.bias"])(ParamInfo("head.bias", torch.Size([3])))
     True
     """
 
-    patterns: tuple[str, ...]
-
-    def __init__(self, *patterns: str) -> None:
-        if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
-            raise TypeError(f"expected glob patterns such as 'backbone.*', got {patterns!r}")
-        self.__attrs_init__(patterns)  # type: ignore[attr-defined]
+    patterns: tuple[str, ...] = attrs.field(converter=_tuple, validator=_each(str, "patterns such as 'backbone.*'"))
 
     def __call__(self, info: ParamInfo) -> bool:
         """Compare the name with each pattern."""
@@ -109,7 +119,13 @@ class Name(Match):
         return f"near it: {', '.join(f'`{name}`' for name in dict.fromkeys(near))}" if near else super().hint(infos)
 
 
-@attrs.frozen(init=False)
+def _known(_instance: Any, _attribute: Any, kinds: tuple[str, ...]) -> None:
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if not kinds or unknown:
+        raise ValueError(f"expected kinds among {', '.join(KINDS)}, got {', '.join(map(repr, unknown)) or 'none'}")
+
+
+@attrs.frozen
 class Kind(Match):
     """Parameters that are one of some kinds of things.
 
@@ -117,17 +133,14 @@ class Kind(Match):
     "depthwise" a convolution with a filter for each channel, "deformable" a part of a
     deformable convolution; "bias" that they are added.
 
+    Attributes:
+        kinds: a kind, or several.
+
     >>> (Kind("bias") & ~Kind("norm"))(ParamInfo("fc.bias", torch.Size([3]), nn.Linear, frozenset({"bias", "linear"})))
     True
     """
 
-    kinds: tuple[str, ...]
-
-    def __init__(self, *kinds: str) -> None:
-        unknown = [kind for kind in kinds if kind not in KINDS]
-        if not kinds or unknown:
-            raise ValueError(f"expected kinds among {', '.join(KINDS)}, got {', '.join(map(repr, unknown)) or 'none'}")
-        self.__attrs_init__(kinds)  # type: ignore[attr-defined]
+    kinds: tuple[str, ...] = attrs.field(converter=_tuple, validator=_known)
 
     def __call__(self, info: ParamInfo) -> bool:
         """Look at the kinds of a parameter."""
@@ -139,20 +152,20 @@ class Kind(Match):
         return f"the parameters of this model are of the kinds {', '.join(there) or 'none'}"
 
 
-@attrs.frozen(init=False)
+@attrs.frozen
 class Type(Match):
     """Parameters that are held by a module of one of some types.
+
+    Attributes:
+        types: a type of modules, or several.
 
     >>> Type(nn.Linear)(ParamInfo("fc.bias", torch.Size([3]), nn.Linear))
     True
     """
 
-    types: tuple[type[nn.Module], ...]
-
-    def __init__(self, *types: type[nn.Module]) -> None:
-        if not types or not all(isinstance(one, type) for one in types):
-            raise TypeError(f"expected types of modules such as nn.LayerNorm, got {types!r}")
-        self.__attrs_init__(types)  # type: ignore[attr-defined]
+    types: tuple[type[nn.Module], ...] = attrs.field(
+        converter=_tuple, validator=_each(type, "types of modules such as nn.LayerNorm")
+    )
 
     def __call__(self, info: ParamInfo) -> bool:
         """Look at the type of the module."""
@@ -164,20 +177,18 @@ class Type(Match):
         return f"the modules that hold parameters are {', '.join(there)}"
 
 
-@attrs.frozen(init=False)
+@attrs.frozen
 class Ndim(Match):
     """Parameters of one of some numbers of dimensions.
+
+    Attributes:
+        counts: a number of dimensions, or several.
 
     >>> Ndim(2)(ParamInfo("fc.weight", torch.Size([3, 4])))
     True
     """
 
-    counts: tuple[int, ...]
-
-    def __init__(self, *counts: int) -> None:
-        if not counts or not all(type(count) is int and count >= 0 for count in counts):
-            raise TypeError(f"expected numbers of dimensions such as 1, 2, got {counts!r}")
-        self.__attrs_init__(counts)  # type: ignore[attr-defined]
+    counts: tuple[int, ...] = attrs.field(converter=_tuple, validator=_each(int, "numbers of dimensions such as 1"))
 
     def __call__(self, info: ParamInfo) -> bool:
         """Look at the shape."""
@@ -242,10 +253,8 @@ def matching(given: Any) -> Match:
     """
     if isinstance(given, Match):
         return given
-    if isinstance(given, str):
+    if isinstance(given, str | list | tuple):
         return Name(given)
-    if isinstance(given, list | tuple):
-        return Name(*given)
     if isinstance(given, type) and issubclass(given, nn.Module):
         return Type(given)
     if callable(given):

@@ -13,8 +13,5 @@ class Memo(dict[Any, Any]):
     {}
     """
 
-    def __deepcopy__(self, _memo: Any) -> Memo:
-        return Memo()
-
     def __reduce__(self) -> tuple[type[Memo], tuple[()]]:
         return Memo, ()

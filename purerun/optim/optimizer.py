@@ -189,7 +189,22 @@ def number(
         if value != value or not check(value):
             raise ValueError(f"{type(owner).__name__}.{field.name}={value!r} is out of range")
 
-    return attrs.field(default=default, metadata={"hyper": hyper}, validator=validate)
+    # 1 and 1.0 are one learning rate, and must have one fingerprint.
+    return attrs.field(default=default, metadata={"hyper": hyper}, validator=validate, converter=_float)
+
+
+def flag() -> Any:
+    """Declare a field that is True or False, and False by default."""
+
+    def validate(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, bool):
+            raise TypeError(f"expected {type(owner).__name__}.{field.name} to be True or False, got {value!r}")
+
+    return attrs.field(default=False, validator=validate)
+
+
+def _float(value: float) -> float:
+    return float(value) if type(value) is int else value
 
 
 def numbers(value: Any) -> dict[str, float]:

@@ -47,8 +47,8 @@ def paramwise(
     ('0.bias',) {'lr': 2.0}
     ('1.weight', '1.bias') {'weight_decay': 0.0}
     """
-    norm = Type(_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
-    bias, part = Name("bias", "*.bias"), Kind("deformable")
+    norm = Type([_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm])
+    bias, part = Name(["bias", "*.bias"]), Kind("deformable")
     rates: list[tuple[Match, float | None]] = [
         (Name("*conv_offset*.*") & part & Type(nn.Conv2d), dcn_offset_lr_mult),
         (bias & ~norm & ~part, bias_lr_mult),

@@ -18,6 +18,7 @@ from purerun.optim.optimizer import (
     Slots,
     TracedBuckets,
     counter,
+    flag,
     number,
     pick,
     zeros,
@@ -46,8 +47,8 @@ class RMSprop(Optimizer):
     eps: float = number(1e-8)
     weight_decay: float = number(0.0)
     momentum: float = number(0.0)
-    centered: bool = False
-    maximize: bool = False
+    centered: bool = flag()
+    maximize: bool = flag()
 
     def init(self, params: Params) -> Slots:
         """Make the running means, the momentum and the counter."""

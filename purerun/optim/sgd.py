@@ -21,6 +21,7 @@ from purerun.optim.optimizer import (
     Report,
     Slots,
     TracedBuckets,
+    flag,
     number,
     pick,
     zeros,
@@ -48,8 +49,8 @@ class SGD(Optimizer):
     momentum: float = number(0.0)
     dampening: float = number(0.0, check=lambda value: True)
     weight_decay: float = number(0.0)
-    nesterov: bool = False
-    maximize: bool = False
+    nesterov: bool = flag()
+    maximize: bool = flag()
 
     def __attrs_post_init__(self) -> None:
         if self.nesterov and (self.momentum <= 0 or self.dampening != 0):

@@ -17,36 +17,32 @@ from purerun.optim.optimizer import Buckets, Closure, Optimizer, Params, Report,
 from purerun.optim.proxy import Memory, Proxy, signature
 
 
-def _is_optimizer(_instance: Any, _attribute: Any, cls: Any) -> None:
+def _check(cls: Any, options: Mapping[str, Any]) -> None:
+    """Refuse what cannot be made pure."""
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
         raise TypeError(
             f"expected a class of optimizers such as torch.optim.NAdam, got {cls!r}; give the class itself and its "
             "arguments: Torch(torch.optim.NAdam, lr=1e-3)"
         )
-
-
-def _are_plain(owner: Torch, _attribute: Any, options: Fixed[Any]) -> None:
     for key, value in options.items():
         if any(isinstance(item, Tensor) for item in (value if isinstance(value, tuple) else (value,))):
             raise TypeError(
-                f"expected {key} of {owner.cls.__name__} to be a number, got a tensor; "
+                f"expected {key} of {cls.__name__} to be a number, got a tensor; "
                 "hyper-parameters become leaves of the state by themselves"
             )
     if options.get("differentiable"):
         raise ValueError(
-            f"expected {owner.cls.__name__} without differentiable=True; to differentiate through steps use SGD, Adam, "
+            f"expected {cls.__name__} without differentiable=True; to differentiate through steps use SGD, Adam, "
             "AdamW, Adagrad or RMSprop with engine='func'"
         )
 
 
 def _facts(owner: Torch) -> trial.Facts:
-    # Defaults are computed before validators run.
-    if not (isinstance(owner.cls, type) and issubclass(owner.cls, torch.optim.Optimizer)):
-        return trial.Facts("dense", ())
     try:
         return trial.facts(owner.cls, owner.options)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{owner.cls.__name__} refuses {dict(owner.options)}: {error}") from error
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{owner.cls.__name__} refuses {dict(owner.options)}: {error}") from error
 
 
 @attrs.frozen(init=False, repr=False)
@@ -77,8 +73,8 @@ class Torch(Optimizer):
     (['exp_avg', 'exp_avg_sq', 'mu_product', 'started', 'step'], [0.894, 0.894])
     """
 
-    cls: type[torch.optim.Optimizer] = attrs.field(validator=_is_optimizer)
-    options: Fixed[Any] = attrs.field(validator=_are_plain)
+    cls: type[torch.optim.Optimizer]
+    options: Fixed[Any]
     capacity: int | None
     _facts: trial.Facts = attrs.field(init=False, eq=False, repr=False, default=attrs.Factory(_facts, takes_self=True))
     _memories: Memo = attrs.field(init=False, eq=False, repr=False, factory=Memo)
@@ -94,6 +90,7 @@ class Torch(Optimizer):
         **arguments: Any,
     ) -> None:
         joined = Fixed({**(options or {}), **arguments})
+        _check(cls, joined)
         self.__attrs_init__(cls=cls, options=joined, capacity=capacity, groups=groups)  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:

@@ -184,7 +184,7 @@ def _joined(params: Params, samples: Sequence[_Sample], capacity: int | None) ->
     entries = {name: _folded([sample.entries.get(name, {}) for sample in samples]) for name in params}
     entries = {name: {key: roomy(cell, params[name]) for key, cell in cells.items()} for name, cells in entries.items()}
     return Memory(
-        {name: _settled(cells, capacity, name) for name, cells in entries.items()},
+        {name: _settled(cells, capacity, f"`{name}`") for name, cells in entries.items()},
         _settled(groups, capacity, "a group"),
     )
 

@@ -56,7 +56,7 @@ def arguments(target: Callable[..., Any], given: Mapping[str, Any]) -> dict[str,
         if parameter.kind in _NAMED and (name in given or parameter.default is not inspect.Parameter.empty)
     }
     values.update({name: value for name, value in given.items() if name not in values})
-    return {name: Argument(value, hints.get(name, _type_of(value))) for name, value in values.items()}
+    return {name: Argument(value, hints.get(name, Any)) for name, value in values.items()}
 
 
 def named(target: Callable[..., Any]) -> str:
@@ -77,8 +77,3 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
         return typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
     except (TypeError, NameError):
         return {}
-
-
-def _type_of(value: Any) -> Any:
-    # Without an annotation, a value may be replaced by one of its own kind.
-    return type(value) if isinstance(value, bool | int | float | str) else Any

@@ -127,8 +127,8 @@ def _start(
     asked: Sequence[str],
 ) -> Start:
     step = recipe.train_step(module)
-    found = latest(directory) if resume == LAST else resume and Found(Path(resume))
-    if found:
+    found = latest(directory) if resume == LAST else Found(Path(resume)) if resume else None
+    if found is not None:
         start = again(recipe, step, found.path, asked=asked)
         return attrs.evolve(start, notes=(*found.rejected, f"going on from {start.checkpoint}", *start.notes))
     start = anew(recipe, step, weights=Path(weights) if weights else None)

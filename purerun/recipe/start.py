@@ -13,6 +13,7 @@ import torch
 from purerun import program
 from purerun.checkpoint import Found, find, load, names, newest, read_manifest
 from purerun.recipe.error import RecipeError
+from purerun.recipe.overrides import override
 from purerun.recipe.recipe import Recipe
 from purerun.recipe.resolved import Difference, differences, resolved
 from purerun.state import State, StateError, leaves
@@ -79,7 +80,7 @@ def again(recipe: Recipe, step: Step, checkpoint: Path, *, asked: Sequence[str] 
             told = program.difference(state["fingerprint"], step.text())
             raise RecipeError(f"{checkpoint} was made by another step, with the same recipe: {told}")
         state = step.adopt(state)
-    return Start(placed(state.replace(_written(changes, fresh)), fresh), checkpoint)
+    return Start(placed(state.replace(_written(changes, recipe)), fresh), checkpoint)
 
 
 def latest(directory: Path) -> Found | None:
@@ -121,16 +122,15 @@ def _covered(path: str, asked: Iterable[str]) -> bool:
     return any(path == each or path.startswith(f"{each}.") for each in asked)
 
 
-def _written(changes: Iterable[Difference], fresh: State) -> dict[str, Any]:
-    """List the leaves of the state that changes of a recipe mean."""
-    values: dict[str, Any] = {}
-    for change in changes:
-        if change.path == "seed":
-            values["seed"] = fresh["seed"]
-        part, _, name = change.path.partition(".")
-        if part == "optimizer" and name in fresh["hyper"].names():
-            values.setdefault("hyper", {})[name] = fresh["hyper", name]
-    return values
+def _written(changes: Sequence[Difference], recipe: Recipe) -> dict[str, Any]:
+    """List the leaves of the state that changes of a recipe mean.
+
+    Base values that have not changed stay as they are in the state: a hook may have written them.
+    """
+    undone = [f"{change.path}={change.old}" for change in changes if change.path.startswith("optimizer.")]
+    before, now = override(recipe, undone).optimizer.hyper(), recipe.optimizer.hyper()
+    seed = {"seed": recipe.seed} if any(change.path == "seed" for change in changes) else {}
+    return {"hyper": {name: value for name, value in now.items() if value != before.get(name)}, **seed}
 
 
 def _refusal(checkpoint: Path, changes: Sequence[Difference]) -> str:

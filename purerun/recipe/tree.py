@@ -40,21 +40,7 @@ def branches(value: Any, declared: Any = Any) -> dict[str, Branch]:
     >>> branches(0.1)
     {}
     """
-    match value:
-        case Module():
-            return {name: Branch(*argument) for name, argument in value.arguments.items()}
-        case functools.partial(args=()):
-            return {name: Branch(*argument) for name, argument in arguments(value.func, value.keywords).items()}
-        case Mapping():
-            inner = typing.get_args(declared)[1:2] or (Any,)
-            return {str(key): Branch(below, inner[0]) for key, below in value.items()}
-        case tuple() | list():
-            types = _places(declared, len(value))
-            return {str(place): Branch(*pair) for place, pair in enumerate(zip(value, types, strict=True))}
-    if not _is_plain(type(value)):
-        return {}
-    types = _types(type(value))
-    return {str(field.alias): Branch(getattr(value, field.name), types[field.name]) for field in _fields(type(value))}
+    return {name: Branch(below, _known(kind, below)) for name, (below, kind) in _below(value, declared).items()}
 
 
 def grafted(value: Any, changes: Mapping[str, Any]) -> Any:
@@ -76,10 +62,37 @@ def grafted(value: Any, changes: Mapping[str, Any]) -> Any:
     return attrs.evolve(value, **changes)
 
 
+def _below(value: Any, declared: Any) -> dict[str, tuple[Any, Any]]:
+    match value:
+        case Module():
+            return dict(value.arguments)
+        case functools.partial(args=()):
+            return dict(arguments(value.func, value.keywords))
+        case Mapping():
+            inner = typing.get_args(declared)[-1:] or (Any,)
+            return {str(key): (below, inner[0]) for key, below in value.items()}
+        case tuple() | list():
+            types = _places(declared, len(value))
+            return {str(place): pair for place, pair in enumerate(zip(value, types, strict=True))}
+    if not _is_plain(type(value)):
+        return {}
+    types = _types(type(value))
+    return {str(field.alias): (getattr(value, field.name), types[field.name]) for field in _fields(type(value))}
+
+
+def _known(declared: Any, value: Any) -> Any:
+    """Say what may stand in the place of a value: where nothing is declared, one of its own kind."""
+    if declared is not Any or not isinstance(value, bool | int | float | str):
+        return declared
+    return type(value) if isinstance(value, bool | str) else int | float
+
+
 def _is_plain(cls: type) -> bool:
-    """Say whether a class is an attrs one that is made from its fields."""
-    # With an __init__ of its own, attrs puts the generated one under another name.
-    return attrs.has(cls) and "__attrs_init__" not in vars(cls)
+    """Say whether a class is an attrs one that is made from its fields, by name."""
+    if not attrs.has(cls):
+        return False
+    taken = inspect.signature(cls).parameters
+    return all(field.alias in taken for field in _fields(cls))
 
 
 def _fields(cls: type) -> list[attrs.Attribute[Any]]:
@@ -102,7 +115,8 @@ def _taken(field: attrs.Attribute[Any], declared: Any) -> Any:
         return declared
     hints = typing.get_type_hints(field.converter)
     hints.pop("return", None)
-    return next(iter(hints.values()), declared)
+    taken = next(iter(hints.values()), Any)
+    return declared if taken is Any else taken
 
 
 def _places(declared: Any, length: int) -> tuple[Any, ...]:

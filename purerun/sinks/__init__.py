@@ -5,9 +5,10 @@ no set of them changes a digest.
 """
 
 from purerun.sinks.checkpoints import Checkpoint
+from purerun.sinks.desk import Desk, SinkError, Watcher
 from purerun.sinks.log import Log
 from purerun.sinks.progress import Progress
-from purerun.sinks.sink import Desk, Sink, SinkError, Watcher
+from purerun.sinks.sink import Sink
 from purerun.sinks.watching import Watched, watch
 
 __all__ = ["Checkpoint", "Desk", "Log", "Progress", "Sink", "SinkError", "Watched", "Watcher", "watch"]

@@ -11,8 +11,9 @@ from purerun.checkpoint import JSON, last, name_of, names, path_of, point, remov
 from purerun.checkpoint.locate import FOLDER, LAST
 from purerun.checkpoint.manifest import MANIFEST
 from purerun.hooks import When, every
-from purerun.sinks.sink import Desk, Sink, SinkError, Watcher, entries
-from purerun.state import StaleState, State
+from purerun.sinks.desk import Desk, SinkError, Watcher
+from purerun.sinks.sink import Sink
+from purerun.state import StaleState, State, peek
 
 
 @attrs.frozen
@@ -139,7 +140,7 @@ def _inside(run: Path, desk: Desk) -> bool:
 
 def _whole(state: State) -> bool:
     try:
-        entries(state)
+        peek(state)
     except StaleState:
         return False
     return True

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from purerun.checkpoint import JSON
-from purerun.sinks.sink import SinkError
+from purerun.sinks.desk import SinkError
 
 
 class LostLines(UserWarning):

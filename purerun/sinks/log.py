@@ -18,12 +18,13 @@ from torch import Tensor
 
 from purerun.checkpoint import JSON
 from purerun.hooks import Every, When, every
+from purerun.sinks.desk import Desk, Watcher
 from purerun.sinks.lines import LineFile, encoded
 from purerun.sinks.means import Means, hyper_names
 from purerun.sinks.pace import Pace, total
 from purerun.sinks.scores import Judged, Scores
-from purerun.sinks.sink import Desk, Sink, Watcher, entries
-from purerun.state import REPORT, State
+from purerun.sinks.sink import Sink
+from purerun.state import REPORT, State, peek
 
 RESERVED = frozenset({"mode", "epoch", "iter", "time", "data_time", "eta", "timestamp", "memory"})
 
@@ -102,18 +103,18 @@ class _Logging(Watcher):
         self._recalled: Any = None
 
     def see(self, state: State) -> None:
-        tree = entries(state)
+        tree = peek(state)
         self._epoch, self._iter = tree["epoch"], tree["iter"].item()
         if self._fresh:
             self._begin(state)
         self._count += 1
         # The leaves of the report, not the state: they stay whole when it is released.
         if REPORT in tree:
-            self._add(entries(tree[REPORT]))
+            self._add(peek(tree[REPORT]))
         if (self._iter % self._stride == 0) if self._stride else self._log.every(state):
             self._write_means()
         if self._scored:
-            for judged in self._scores.news(entries(tree["scores"]), self._iter):
+            for judged in self._scores.news(peek(tree["scores"]), self._iter):
                 self._write_scores(judged)
 
     def close(self, error: BaseException | None) -> None:

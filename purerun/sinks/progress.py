@@ -12,10 +12,11 @@ from torch import Tensor
 
 from purerun.checkpoint import JSON
 from purerun.hooks import Every
+from purerun.sinks.desk import Desk, Watcher
 from purerun.sinks.log import RESERVED, clock
 from purerun.sinks.pace import Pace, total
-from purerun.sinks.sink import Desk, Sink, Watcher, entries
-from purerun.state import State
+from purerun.sinks.sink import Sink
+from purerun.state import State, peek
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,7 +76,7 @@ class _Drawing(Watcher):
         self._bar.start()
 
     def see(self, state: State) -> None:
-        tree = entries(state)
+        tree = peek(state)
         self._place = tree["epoch"], tree["iter"]
         if perf_counter() >= self._next:
             self._draw(*self._place)

@@ -3,78 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import ClassVar
 
 import attrs
 
-from purerun.checkpoint import JSON, Manifest
-from purerun.state import State, _tree
-
-entries = _tree
-"""Look into a state by name: the price of a dict, where a TensorDict's is ten times that."""
-
-
-class SinkError(Exception):
-    """A sink cannot do what it was asked to without harm; the message says what to do."""
-
-
-@attrs.define
-class Desk:
-    """What the watchers of one run share.
-
-    Attributes:
-        resumed: the checkpoint that the run goes on from.
-        manifest: what it says.
-        overwrite: whether what another run left in the same place may be replaced.
-        torn: whether a watcher failed at a state, so that some have seen it and some have not.
-        board: the newest line of the log for each mode, for others to show.
-        watchers: by label.
-    """
-
-    resumed: Path | None = None
-    manifest: Manifest | None = None
-    overwrite: bool = False
-    torn: bool = False
-    board: dict[str, Mapping[str, JSON]] = attrs.field(factory=dict)
-    watchers: dict[str, Watcher] = attrs.field(factory=dict)
-
-    def memory(self) -> dict[str, JSON]:
-        """Ask all watchers what a run that goes on from here must know: label -> plain data."""
-        asked = {label: watcher.memory() for label, watcher in self.watchers.items()}
-        return {label: memory for label, memory in asked.items() if memory is not None}
-
-
-class Watcher(ABC):
-    """A sink at work on one run."""
-
-    @abstractmethod
-    def see(self, state: State) -> None:
-        """Look at the state after an iteration.
-
-        Called once an iteration, so it should cost next to nothing when nothing is due.
-        Of the state, only single tensors may be kept (`state.hold()` to keep all of it), and
-        nothing of it is changed.
-        """
-
-    def close(self, error: BaseException | None) -> None:
-        """Finish: write what is pending, let go of files.
-
-        Args:
-            error: None at the end of the run, GeneratorExit when its reader left, or what went wrong.
-        """
-
-    def memory(self) -> JSON:
-        """Say what a run that goes on from the last state seen must know; None for nothing."""
-        return None
-
-    def recall(self, memory: JSON) -> None:
-        """Go on from a checkpoint; called before the first state, or at the end when there is none to come.
-
-        Args:
-            memory: what `memory` said when the checkpoint was made; None if this sink was not there.
-        """
+from purerun.sinks.desk import Desk, Watcher
+from purerun.sinks.watched import Watched, joined
+from purerun.state import State
 
 
 @attrs.frozen
@@ -97,8 +33,6 @@ class Sink(ABC):
             SinkError: something is in the way.
         """
 
-    def __call__(self, states: Iterator[State]) -> Iterator[State]:
+    def __call__(self, states: Iterator[State]) -> Watched:
         """Watch a run: `watch(states, sink)`."""
-        from purerun.sinks.watching import watch
-
-        return watch(states, self)
+        return joined(states, [self], Desk())

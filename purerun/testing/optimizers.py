@@ -117,7 +117,7 @@ class _Several:
 
 def _native(optimizer: Optimizer, cls: type[torch.optim.Optimizer], **options: Any) -> OptimizerCase:
     """Make a row of an optimizer of our own: same arguments, torch's fused or foreach kernel."""
-    kernel = {"foreach": True} if cls is torch.optim.RMSprop else {"fused": True}
+    kernel: dict[str, Any] = {"foreach": True} if cls is torch.optim.RMSprop else {"fused": True}
     return OptimizerCase(optimizer, lambda params: cls(params, **options, **kernel), traced=True)
 
 

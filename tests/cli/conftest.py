@@ -28,7 +28,8 @@ import purerun as pr
 class Net(nn.Module):
     def __init__(self, width: int = 4, dropout: float = 0.5) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Dropout(dropout), nn.Linear(width, 2))
+        layers = nn.Linear(3, width), nn.BatchNorm1d(width), nn.Dropout(dropout), nn.Linear(width, 2)
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, x):
         return self.layers(x)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -76,11 +77,9 @@ def test_the_schedule_is_a_table_without_json(command, recipe):
 
 def test_the_length_of_an_unknown_epoch_is_asked_for(command, recipe):
     """An endless order has none."""
-    file = recipe.replace("tiny", "endless")
-    with open(recipe) as old, open(file, "w") as new:
-        changed = old.read().replace("shuffle=True", "order=pr.data.Infinite()").replace("epochs=2", "iters=4")
-        new.write(changed.replace("pr.schedule.Step(1, gamma=0.5)", ""))
-    code, out, err = command("schedule", file, "--json")
+    text = Path(recipe).read_text().replace("pr.schedule.Step(1, gamma=0.5)", "")
+    Path(recipe).write_text(text.replace("shuffle=True", "order=pr.data.Infinite()").replace("epochs=2", "iters=4"))
+    code, out, err = command("schedule", recipe, "--json")
 
     assert (2, "") == (code, out)
     assert "say it with --iters-per-epoch" in err

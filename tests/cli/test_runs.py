@@ -1,48 +1,21 @@
-"""Commands that run a recipe, and what stops them."""
+"""Commands that run a recipe."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import time
 from pathlib import Path
 
 import pytest
 
-import purerun as pr
 from purerun.cli import completed
 
 CLOCKS = ("time", "data_time", "eta", "timestamp", "memory")
-
-# Slow enough that a signal comes in the middle: 120 iterations of 30 ms.
-SLOW = ("--set", "epochs=40", "--set", "loss.wait=0.03", "--set", "checkpoint=7 iters")
 
 
 def lines(directory):
     """Read a log without what clocks say."""
     read = map(json.loads, (Path(directory) / "log.jsonl").read_text().splitlines())
     return [{name: value for name, value in line.items() if name not in CLOCKS} for line in read]
-
-
-@pytest.fixture
-def slow(recipe):
-    """A recipe whose loss can wait."""
-    text = Path(recipe).read_text()
-    Path(recipe).write_text("import functools\n" + text.replace("loss=loss", "loss=functools.partial(loss, wait=0.0)"))
-    return recipe
-
-
-def under_way(process, directory, count=6):
-    """Wait until a run has written some lines of its log."""
-    log = Path(directory) / "log.jsonl"
-    for _ in range(600):
-        if log.exists() and log.read_text().count("\n") >= count:
-            return
-        if process.poll() is not None:
-            pytest.fail(f"ended early: {process.communicate()}")
-        time.sleep(0.05)
-    pytest.fail("did not begin")
 
 
 def test_train_prints_the_last_validation(command, recipe):
@@ -131,90 +104,3 @@ def test_weights_can_be_loaded_from_another_run(command, recipe):
 def test_resume_may_name_a_checkpoint(words, expected):
     """A recipe or another option is none."""
     assert expected == list(completed(words))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_ctrl_c_and_resume_is_the_run_in_one_go(command, start, slow, workers):
-    """The signal goes to the whole group, as a terminal sends it; workers outlive it."""
-    more = ("--set", f"train.workers={workers}")
-    stopped = start("train", slow, *SLOW, *more)
-    under_way(stopped, "runs/tiny")
-    os.killpg(stopped.pid, signal.SIGINT)
-    out, err = stopped.communicate(timeout=60)
-
-    assert (130, "") == (stopped.returncode, out)
-    assert "go on with --resume" in err
-    assert "Traceback" not in err
-    done = int(pr.load("runs/tiny")["iter"])
-    assert 0 < done < 120
-
-    # Pauses are no part of what is computed.
-    fast = ("--set", "epochs=40", "--set", "checkpoint=7 iters", "--set", "loss.wait=0.0", *more)
-    resumed = command("train", slow, *fast, "--resume")
-    whole = command("train", slow, *fast, "--work-dir", "whole")
-    assert (0, 0) == (resumed[0], whole[0])
-    assert whole[1] == resumed[1]
-    assert lines("whole") == lines("runs/tiny")
-
-
-def test_sigterm_saves_and_ends_with_its_code(start, slow):
-    """As a scheduler takes a job away."""
-    process = start("train", slow, *SLOW)
-    under_way(process, "runs/tiny")
-    process.terminate()
-    _, err = process.communicate(timeout=60)
-    log = lines("runs/tiny")
-
-    assert 143 == process.returncode
-    assert "Traceback" not in err
-    assert max(line["iter"] for line in log) == int(pr.load("runs/tiny")["iter"])
-
-
-def test_a_second_signal_ends_at_once(start, slow):
-    """Without waiting for an iteration that may never end."""
-    text = Path(slow).read_text()
-    Path(slow).write_text(text.replace("time.sleep(wait)", "open('inside', 'w').close(); time.sleep(wait)"))
-    process = start("train", slow, "--set", "loss.wait=600")
-    while not Path("inside").exists() and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    told = next(line for line in process.stderr if "stopping after this iteration" in line)
-    process.send_signal(signal.SIGINT)
-
-    assert "once more stops at once" in told
-    assert 130 == process.wait(timeout=30)
-
-
-def test_a_signal_before_the_first_iteration_ends_at_once(start, recipe):
-    """There is nothing to save yet."""
-    text = Path(recipe).read_text()
-    Path(recipe).write_text("import time\nopen('inside', 'w').close()\ntime.sleep(600)\n" + text)
-    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        process = start("show", recipe)
-        while not Path("inside").exists() and process.poll() is None:
-            time.sleep(0.05)
-        process.send_signal(number)
-        _, err = process.communicate(timeout=60)
-        Path("inside").unlink()
-
-        assert code == process.returncode
-        assert "Traceback" not in err
-
-
-def test_a_mistake_ends_a_process_with_two(start, recipe):
-    """As `main` says it to the shell."""
-    process = start("train", recipe, "--set", "optimizer.lr=abc")
-    out, err = process.communicate(timeout=60)
-
-    assert (2, "", "purerun: expected float for optimizer.lr, got 'abc'\n") == (process.returncode, out, err)
-
-
-def test_an_error_in_a_recipe_ends_a_process_with_one(start, recipe):
-    """With its traceback: it is a program that failed."""
-    text = Path(recipe).read_text()
-    Path(recipe).write_text(text.replace("time.sleep(wait)", "1 / 0"))
-    process = start("train", recipe)
-    out, err = process.communicate(timeout=60)
-
-    assert (1, "") == (process.returncode, out)
-    assert "ZeroDivisionError" in err

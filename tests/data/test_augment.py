@@ -90,6 +90,11 @@ def test_shift_is_a_padded_crop():
         (Rotate(180), (1.0, 0, 0, 0, 0), lambda image: image.flip(2, 3)),
         (Affine(translate=0.25), (0.5, 1.0, 0.5, 0, 0), lambda image: pad(image, (2, 0))[..., :8]),
         (Affine(translate=0.25), (0.5, 0.5, 0.0, 0, 0), lambda image: pad(image, (0, 0, 0, 2))[..., 2:, :]),
+        (
+            Affine(90, translate=0.25),
+            (1.0, 1.0, 0.5, 0, 0),
+            lambda image: pad(torch.rot90(image, 1, (3, 2)), (2, 0))[..., :8],
+        ),
         (Affine(), (0.3, 0.9, 0.1, 0.2, 0.7), lambda image: image),
     ],
 )
@@ -198,10 +203,11 @@ def test_names_and_parts_have_chances_of_their_own():
 def test_the_same_augmentation_twice_is_two():
     """In a composition two equal parts do not repeat each other's draws."""
     image = torch.zeros(4, 1, 3, 3)
-    once = Noise(1.0)({"image": image}, chance(4).fold_in(0))["image"]
+    once = Compose([Noise(1.0)])({"image": image}, chance(4))["image"]
     twice = Compose([Noise(1.0), Noise(1.0)])({"image": image}, chance(4))["image"]
 
     assert not torch.allclose(2 * once, twice, atol=0.1)
+    assert not torch.allclose(once, twice - once, atol=0.1)
 
 
 def test_entries_are_found_by_name_or_place():

@@ -185,6 +185,19 @@ def test_epochs_and_seeds_are_augmented_differently():
     assert 150 == len({value for batch in batches for value in batch["torch"][:, 0].tolist()})
 
 
+def test_batch_transforms_and_collates_differ_from_batch_to_batch():
+    """Their chance is another one in each batch, epoch and seed, and the same from wherever reading began."""
+    in_batch = Loader(images(40), batch_size=20, batch_transform=drawing)
+    in_collate = Loader(Noisy(40, ("torch",)), batch_size=20, collate=noisy_collate)
+    places = [(seed, epoch, cursor) for seed in (0, 1) for epoch in (0, 1) for cursor in (0, 20)]
+    firsts = [next(in_batch.read(*place))[0] for place in places]
+
+    assert 8 * 20 == len({value for batch in firsts for value in batch["noise"].tolist()})
+    assert 8 * 20 == len({value for batch in firsts for value in batch["own"].flatten().tolist()})
+    assert 8 == len({next(in_collate.read(*place))[0]["scale"] for place in places})
+    assert same(tail(in_collate, 0, 0, 0)[1:], tail(in_collate, 0, 0, 20))
+
+
 def test_an_endless_order_never_ends_the_epoch():
     """Batches go on across the inner epochs; the cursor keeps counting."""
     loader = Loader(range(5), batch_size=3, order=Infinite(Shuffle()))

@@ -103,6 +103,16 @@ def test_neighbours_have_nothing_in_common(method, size, seeds):
     assert {} == {name: score for name, score in found.items() if abs(score) >= WIDE}
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_seed_and_epoch_are_not_added(method):
+    """The next epoch of one seed is not the same epoch of the next seed."""
+    orders = {
+        tuple(Shuffle(method).indices(seed, epoch, 0, 50, 50).tolist()) for seed in range(4) for epoch in range(4)
+    }
+
+    assert 16 == len(orders)
+
+
 def test_a_linear_congruential_order_would_be_noticed():
     """The same measures refuse an order that only looks shuffled."""
     found = scores(epochs(Congruential(), 4099, 60))

@@ -175,6 +175,8 @@ def test_derivatives_equal_differences(row):
         assert float(derived[name]) != 0, name
 
 
+# torch's forward mode scripts its own decompositions when it is first used.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 @pytest.mark.parametrize("row", DERIVED.values(), ids=DERIVED.keys())
 def test_forward_and_reverse_derivatives_agree(row):
     """Plain autograd through the steps, torch.func.grad and jvp find the same derivative."""

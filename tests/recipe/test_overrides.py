@@ -236,6 +236,16 @@ def test_arguments_of_a_partial_function_can_be_set():
     assert (loss, {"smoothing": 0.2}) == (changed.func, changed.keywords)
 
 
+def test_an_optimizer_of_torch_has_its_options_below():
+    """Numbers without a declared type may be replaced by numbers."""
+    optimizer = pr.optim.Torch(torch.optim.NAdam, lr=1, betas=(0.9, 0.99))
+    changed = override(optimizer, ["options.lr=0.5", "options.betas.1=0.999"])
+
+    assert pr.optim.Torch(torch.optim.NAdam, lr=0.5, betas=(0.9, 0.999)) == changed
+    with pytest.raises(RecipeError, match=r"expected int \| float for options.lr, got 'abc'"):
+        override(optimizer, ["options.lr=abc"])
+
+
 values = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 
 

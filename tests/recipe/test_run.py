@@ -201,6 +201,17 @@ def test_what_was_asked_to_change_changes(tmp_path):
     assert 3 == int(outcome.state["iter"])
 
 
+def test_what_was_asked_to_change_in_an_optimizer_of_torch_changes(tmp_path):
+    """Its values have names of their own in the state: `betas.0` is `beta1`."""
+    recipe = attrs.evolve(RECIPE, optimizer=pr.optim.Torch(torch.optim.NAdam, lr=0.1, betas=(0.9, 0.99)))
+    room.train(recipe, tmp_path, stop=after(2))
+    other = override(recipe, ["optimizer.options.lr=0.05", "optimizer.options.betas.0=0.8"])
+    asked = ["optimizer.options.lr", "optimizer.options.betas"]
+    state = room.train(other, tmp_path, resume="last", asked=asked).state
+
+    assert (0.05, 0.8, 0.99) == tuple(float(state["hyper", name]) for name in ("lr", "beta1", "beta2"))
+
+
 def test_what_is_asked_for_again_changes_nothing(whole, tmp_path):
     """A run with a setting is gone on with by the same words; the state keeps what a hook made of the value."""
     recipe = override(RECIPE, ["optimizer.lr=0.1"])
