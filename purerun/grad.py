@@ -158,17 +158,23 @@ def _func(
     buffers: dict[str, Tensor],
     trained: tuple[str, ...],
 ) -> Grads:
+    told: list[float] = []
+
     def total_of(chosen: dict[str, Tensor]) -> tuple[Tensor, Any]:
         # Cloned inside: a transform does not allow writes into what it captured.
         inner = {name: buffer.clone() for name, buffer in buffers.items()}
         with binding({**params, **chosen}, inner, training=True) as model:
             total, weight, terms = reduce(loss(model, batch), batch)
+        if not isinstance(weight, Tensor):
+            # A transform hands out nothing but tensors.
+            told.append(weight)
+            weight = total.detach()
         return total, (weight, inner, _detached(total, terms))
 
     chosen = {name: params[name] for name in trained}
     with torch.enable_grad():
         grads, (weight, inner, metrics) = torch.func.grad(total_of, has_aux=True)(chosen)
-    return Grads(grads, weight, inner, metrics)
+    return Grads(grads, told[0] if told else weight, inner, metrics)
 
 
 def reduce(output: Any, batch: Any) -> tuple[Tensor, float | Tensor, Mapping[str, Tensor]]:
@@ -200,13 +206,17 @@ def reduce(output: Any, batch: Any) -> tuple[Tensor, float | Tensor, Mapping[str
 
 
 def _sum(terms: Mapping[str, Tensor]) -> Tensor:
-    parts = [_scalar(term, f"the loss term {name!r}") for name, term in terms.items() if term.requires_grad]
+    parts = [_scalar(term, f"the loss term {name!r}") for name, term in terms.items() if _differentiable(term)]
     if not parts:
         raise LossError(
             f"expected a loss with a gradient, but none of its terms {list(terms)} depends on a trained parameter; "
             "is something detached, or under torch.no_grad()?"
         )
     return parts[0] if len(parts) == 1 else torch.stack([part.reshape(()) for part in parts]).sum()
+
+
+def _differentiable(term: Any) -> bool:
+    return isinstance(term, Tensor) and term.requires_grad
 
 
 def _scalar(total: Any, what: str) -> Tensor:
@@ -229,8 +239,17 @@ def _detached(total: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
     metrics = {"loss": total.detach().clone() if total._is_view() else total.detach()}
     for name, term in terms.items():
         if name != "loss":
-            metrics[name] = term.detach().clone() if isinstance(term, Tensor) else torch.tensor(term)
+            metrics[name] = _term(name, term)
     return metrics
+
+
+def _term(name: str, term: Any) -> Tensor:
+    if isinstance(term, int | float):
+        return torch.tensor(term)
+    if isinstance(term, Tensor) and term.numel() == 1:
+        return term.detach().clone().reshape(())
+    got = f"a tensor of shape {list(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
+    raise LossError(f"expected the loss term {name!r} to be a scalar, got {got}; reduce it, or leave it out")
 
 
 def _fill(

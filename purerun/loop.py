@@ -6,8 +6,8 @@ in the data, so that starting a loop at a state is going on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol, Self, TypeAlias
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 import attrs
 from torch import Tensor
@@ -20,6 +20,7 @@ from purerun.step import Step, fit
 StepFunction: TypeAlias = Callable[[State, Any], State]
 
 
+@runtime_checkable
 class Hook(Protocol):
     """What a training loop asks of a hook."""
 
@@ -76,11 +77,18 @@ class TrainLoop:
         if (self.epochs is None) == (self.iters is None):
             got = "neither" if self.iters is None else "both"
             raise ValueError(f"expected a loop with either epochs=... or iters=..., got {got}")
+        if not callable(self.step):
+            raise TypeError(f"expected a step or a function from state and batch to state, got {self.step!r}")
+        for hook in self.hooks:
+            if not isinstance(hook, Hook):
+                raise TypeError(
+                    f"expected hooks such as pr.hooks.Validate(...), got {hook!r}; a function of states is a Hook's __call__"
+                )
         limit = self.epochs if self.iters is None else self.iters
         if limit is not None and limit < 0:
             raise ValueError(f"expected epochs or iters of at least 0, got {limit}")
 
-    def __call__(self, state: State, loader: Any) -> Iterator[State]:
+    def __call__(self, state: State, loader: Any) -> Generator[State, None, None]:
         """Go on from a state, to the end of the loop.
 
         Args:
@@ -88,6 +96,10 @@ class TrainLoop:
             loader: a `Loader`, or any iterable of batches with the weaker promise that
                 `purerun.data` documents.
         """
+        if not isinstance(state, State):
+            raise TypeError(
+                f"expected a State, got {type(state).__name__}; make one with step.init(seed) or pr.load(path)"
+            )
         source = as_loader(loader)
         hooks = tuple(hook.within(self.epochs, self.iters) for hook in self.hooks)
         if self._steps():
@@ -100,7 +112,7 @@ class TrainLoop:
     def _steps(self) -> tuple[Step, ...]:
         return (self.step,) if isinstance(self.step, Step) else self.steps
 
-    def _run(self, state: State, hooks: tuple[Hook, ...], source: Source) -> Iterator[State]:
+    def _run(self, state: State, hooks: tuple[Hook, ...], source: Source) -> Generator[State, None, None]:
         if not int(state["iter"]):
             for hook in hooks:
                 state = hook.start(state)
@@ -131,7 +143,10 @@ class TrainLoop:
     def _advanced(self, state: State, batch: Any, position: Position, *, lease: bool) -> State:
         if isinstance(self.step, Step):
             return self.step.advance(state, batch, position, lease=lease)
-        after = position.into(self.step(state, batch))
+        after = self.step(state, batch)
+        if not isinstance(after, State):
+            raise TypeError(f"expected the step function to return a State, got {type(after).__name__}")
+        after = position.into(after)
         if lease:
             release(state)
         return after

@@ -21,7 +21,7 @@ from purerun import batch as _batch
 from purerun import program
 from purerun.data.place import Position
 from purerun.grad import Grads
-from purerun.state import Draft, State, StateError, lazy_clone, leaves, release, seal, unseal
+from purerun.state import COUNTERS, Draft, State, StateError, lazy_clone, leaves, release, seal, unseal
 
 
 class StepChanged(UserWarning):
@@ -44,6 +44,16 @@ class Step(ABC):
     """
 
     # ------------------------------------------------------------------ for wrappers
+    @property
+    @abstractmethod
+    def slot(self) -> str:
+        """The name under which this step keeps its own when several share a state; "" for none."""
+
+    @property
+    @abstractmethod
+    def closes(self) -> bool:
+        """Whether the update asks for gradients of the same batch at other parameters."""
+
     @property
     @abstractmethod
     def trained(self) -> tuple[str, ...]:
@@ -88,8 +98,13 @@ class Step(ABC):
         return self._read(unseal(state), state, batch)
 
     def update(self, state: State, grads: Grads) -> State:
-        """Make the state after these gradients; the second half of a step."""
+        """Make the state after these gradients; the second half of a step.
+
+        Raises:
+            StateError: the gradients do not fit the parameters.
+        """
         draft = unseal(state)
+        _check_grads(draft["params"], grads, self.trained)
         # The gradients may be used again, and no tensor belongs to two states.
         own = {name: lazy_clone(buffer) for name, buffer in grads.buffers.items()}
         report = {name: lazy_clone(value) for name, value in grads.metrics.items()}
@@ -131,7 +146,16 @@ class Step(ABC):
     def finish(self, state: State) -> State:
         """Make the state after the last iteration of a loop: windows that are part full are applied."""
         draft = unseal(state)
-        return seal(draft) if self.close(draft) else state
+        after = {name: draft[name] for name in COUNTERS}
+        # What is still open belongs to the iteration that has just been counted, and moves by
+        # the hyper-parameters of that one.
+        ended = not int(after["cursor"]) and int(after["epoch"]) > 0
+        draft["iter"] = _count(max(int(after["iter"]) - 1, 0))
+        draft["epoch"] = _count(int(after["epoch"]) - ended)
+        if not self.close(draft):
+            return state
+        report = {name: lazy_clone(value) for name, value in state["metrics"].items()}
+        return seal({**draft, **after, "metrics": {**report, **draft["metrics"]}})
 
     def fingerprint(self) -> Tensor:
         """Hash the program's text: uint8, shape [32]."""
@@ -141,7 +165,8 @@ class Step(ABC):
         """Make a state of another step fit this one.
 
         What both have in the same shape is kept; slots that this step needs and the state
-        lacks start fresh; slots of the other optimizer or wrappers are dropped.
+        lacks start fresh; slots of the other optimizer or wrappers are dropped.  The base
+        hyper-parameters are this step's own.
 
         Raises:
             StateError: the parameters themselves are others.
@@ -152,7 +177,8 @@ class Step(ABC):
                 raise StateError(f"expected a state with {_say(path, leaf)}, got {_say(path, old.get(path))}")
         kept: Draft = {}
         for path, leaf in leaves(fresh):
-            usable = path[0] != "fingerprint" and _alike(leaf, old.get(path))
+            # The hyper-parameters are this step's: that is what another step is mostly wanted for.
+            usable = path[0] not in ("fingerprint", "hyper") and _alike(leaf, old.get(path))
             _put(kept, path, old[path] if usable else leaf)
         return fresh.replace(kept).replace(scores=state["scores"])
 
@@ -168,7 +194,11 @@ class Step(ABC):
 
     def _write(self, draft: Draft, grads: Grads) -> None:
         draft["buffers"].update(grads.buffers)
-        self.write(draft, grads)
+        try:
+            self.write(draft, grads)
+        except KeyError:
+            _check(draft, self)
+            raise
         draft["metrics"].update(grads.metrics)
         draft["iter"] = _count(int(draft["iter"]) + 1)
 
@@ -180,6 +210,8 @@ def init(seed: int, *steps: Step) -> State:
         StateError: two steps want different things under one name; give them names.
     """
     union: Draft = {}
+    if len(steps) > 1 and any(not step.slot for step in steps):
+        raise StateError("expected a name for each of several steps that share a state: TrainStep(..., name='critic')")
     for step in steps:
         _join(union, step.draft(seed), ())
     union["fingerprint"] = program.fingerprint(_text(steps))
@@ -197,15 +229,39 @@ def fit(state: State, *steps: Step) -> State:
     if "fingerprint" in state.names() and torch.equal(mark, state["fingerprint"]):
         return state
     _check(state, *steps)
-    what = program.difference(state["fingerprint"], text)
+    what = program.difference(state["fingerprint"], text) + _kept_hyper(state, steps)
     warnings.warn(StepChanged("this state was made by another step:\n" + what), stacklevel=4)
     return state.replace(fingerprint=mark)
 
 
-def _check(state: State, *steps: Step) -> None:
+def _kept_hyper(state: State, steps: tuple[Step, ...]) -> str:
+    """Say which hyper-parameters of a state are not what the steps that go on with it would begin with."""
+    fresh = dict(leaves(init(0, *steps)["hyper"]))
+    kept = {path: leaf for path, leaf in leaves(state["hyper"]) if path in fresh and not torch.equal(leaf, fresh[path])}
+    if not kept:
+        return ""
+    told = ", ".join(f"{'/'.join(path)} is {leaf.item()}, not {fresh[path].item()}" for path, leaf in kept.items())
+    return (
+        f"\nThe hyper-parameters of the state stay: {told}. "
+        "Take the new ones with `state = step.adopt(state)`, or set them with `state.replace(hyper={...})`."
+    )
+
+
+def _check_grads(params: Mapping[str, Tensor], grads: Grads, trained: tuple[str, ...]) -> None:
+    if set(grads.grads) != set(trained):
+        odd = sorted(set(grads.grads) ^ set(trained))[:4]
+        raise StateError(f"expected a gradient for each trained parameter and no other, but {odd} are not in both")
+    for name in trained:
+        if not _alike(params[name], grads.grads[name]) or params[name].device != grads.grads[name].device:
+            raise StateError(
+                f"expected a gradient like {_say((name,), params[name])}, got {_say((name,), grads.grads[name])}"
+            )
+
+
+def _check(state: State | Draft, *steps: Step) -> None:
     have = dict(leaves(state))
     if ("seed",) not in have:
-        raise StateError(f"expected a state made by step.init(seed), got one with the entries {list(state.names())}")
+        raise StateError(f"expected a state made by step.init(seed), got one with the entries {sorted(state.keys())}")
     for path, leaf in leaves(init(int(state["seed"]), *steps)):
         if not _alike(leaf, have.get(path)):
             raise StateError(
@@ -281,7 +337,13 @@ def _join(union: Draft, draft: Draft, path: tuple[str, ...]) -> None:
         where = (*path, name)
         if isinstance(value, dict):
             _join(union.setdefault(name, {}), value, where)
-        elif name not in union or where in shared or path[:1] in (("params",), ("buffers",)):
+        elif name not in union or where in shared:
             union.setdefault(name, value)
+        elif path[:1] in (("params",), ("buffers",)):
+            if not _alike(union[name], value) or not torch.equal(union[name], value):
+                raise StateError(
+                    f"two steps have different `{'/'.join(where)}`; put their modules into one "
+                    "(nn.ModuleDict), and choose with TrainStep(..., params='critic.*')"
+                )
         else:
             raise StateError(f"two steps want `{'/'.join(where)}`; name them: TrainStep(..., name='critic')")

@@ -27,6 +27,14 @@ def _schedules(given: Schedule | list[Schedule] | tuple[Schedule, ...]) -> tuple
     return tuple(given) if isinstance(given, list | tuple) else (given,)
 
 
+def _optimizer(_: Any, attribute: Any, value: Any) -> None:
+    if not isinstance(value, Optimizer):
+        raise TypeError(
+            "expected an optimizer of purerun, such as pr.optim.SGD(lr=0.1) or pr.optim.Torch(torch.optim.NAdam, lr=0.1), "
+            f"got {value!r}"
+        )
+
+
 @attrs.frozen(slots=False)
 class TrainStep(Step):
     """A training step: `state = train_step(state, batch)`.
@@ -54,7 +62,7 @@ class TrainStep(Step):
 
     model: nn.Module = attrs.field(eq=id, repr=lambda model: type(model).__name__)
     loss: LossFunction = attrs.field(repr=program.describe)
-    optimizer: Optimizer = attrs.field(validator=attrs.validators.instance_of(Optimizer))
+    optimizer: Optimizer = attrs.field(validator=_optimizer)
     schedule: tuple[Schedule, ...] = attrs.field(default=(), kw_only=True, converter=_schedules)
     engine: Engine = attrs.field(default="autograd", kw_only=True, validator=attrs.validators.in_(("autograd", "func")))
     name: str = attrs.field(default="", kw_only=True)
@@ -75,6 +83,16 @@ class TrainStep(Step):
                     f"got {schedule!r} of {schedule.param!r}"
                 )
         _ = self.buckets  # says what is wrong with the model or the groups now, not at the first step
+
+    @property
+    def slot(self) -> str:
+        """The name of this step."""
+        return self.name
+
+    @property
+    def closes(self) -> bool:
+        """Whether the optimizer asks for gradients at other parameters."""
+        return self.optimizer.closes
 
     @cached_property
     def binding(self) -> Binding:

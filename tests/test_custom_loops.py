@@ -114,7 +114,7 @@ def test_steps_without_names_cannot_share_a_state(step):
     """Two steps that want the same slot are told to take names."""
     other = pr.TrainStep(step.model, step.loss, pr.optim.SGD(lr=0.2, momentum=0.9))
 
-    with pytest.raises(pr.StateError, match="name them"):
+    with pytest.raises(pr.StateError, match="expected a name"):
         pr.init(0, step, other)
 
 

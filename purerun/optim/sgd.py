@@ -73,19 +73,22 @@ class SGD(Optimizer):
         closure: Closure | None = None,
     ) -> None:
         """Write one update in place: one fused kernel call a bucket."""
-        first = bool(slots) and not slots["step"].item()
+        # A slot that is not there is an error, not a run without momentum.
+        buffers = slots["momentum_buffer"] if self.momentum else None
+        first = buffers is not None and not slots["step"].item()
         for names, hyper in buckets:
             tensors = (
                 pick(params, names),
                 pick(grads, names),
-                pick(slots["momentum_buffer"], names) if slots else [],
+                # As torch's: without momentum the buffers rest.
+                pick(buffers, names) if buffers and hyper["momentum"] else [],
             )
             laid = aligned(tensors)
             try:
                 torch._fused_sgd_(
                     *laid,
                     weight_decay=hyper["weight_decay"],
-                    momentum=hyper["momentum"] if slots else 0.0,
+                    momentum=hyper["momentum"] if buffers else 0.0,
                     lr=hyper["lr"],
                     dampening=hyper["dampening"],
                     nesterov=self.nesterov,

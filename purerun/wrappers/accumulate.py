@@ -41,6 +41,19 @@ class Accumulate(Wrapper):
             "count": torch.zeros((), dtype=torch.int64),
         }
 
+    def __call__(self, step: Step) -> Step:
+        """Wrap a step.
+
+        Raises:
+            ValueError: its optimizer is a line search, which needs one batch to search on.
+        """
+        if step.closes:
+            raise ValueError(
+                "expected a step whose optimizer takes gradients as they are, got one that searches along a line: the "
+                "batches of a window are gone when it is full. Make the batch larger instead"
+            )
+        return super().__call__(step)
+
     def write(self, step: Step, draft: Draft, grads: Grads) -> None:
         """Add to the window, and apply it when it is full."""
         window = draft[self.slot]
@@ -61,10 +74,11 @@ class Accumulate(Wrapper):
     def _apply(self, step: Step, draft: Draft, grads: Grads) -> None:
         window = draft[self.slot]
         weight = window["weight"].item()
-        names = list(window["grads"])
-        mean = torch._foreach_div(list(window["grads"].values()), weight)
-        whole = attrs.evolve(grads, grads=dict(zip(names, mean, strict=True)), weight=weight)
-        step.write(draft, whole)
+        # A window of empty batches has nothing to say.
+        if weight:
+            names = list(window["grads"])
+            mean = torch._foreach_div(list(window["grads"].values()), weight)
+            step.write(draft, attrs.evolve(grads, grads=dict(zip(names, mean, strict=True)), weight=weight))
         torch._foreach_zero_(list(window["grads"].values()))
         window["weight"].zero_()
         window["count"].zero_()

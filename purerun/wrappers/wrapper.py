@@ -65,6 +65,16 @@ class Wrapped(Step):
     wrapper: Wrapper
 
     @property
+    def slot(self) -> str:
+        """The name of the inner step."""
+        return self.step.slot
+
+    @property
+    def closes(self) -> bool:
+        """Whether the inner update asks for gradients at other parameters."""
+        return self.step.closes
+
+    @property
     def trained(self) -> tuple[str, ...]:
         """The names of the parameters that the inner step moves."""
         return self.step.trained

@@ -107,13 +107,13 @@ SCRIPT = """
             return index
 
     asked = []
-    if sys.argv[1] == "handled":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: asked.append(1))
     after = 0
     try:
         for _, position in pr.Loader(Slow(), batch_size=4, workers=2).read(0, 0, 0):
             if position.cursor == 4:
+                if sys.argv[1] == "handled":
+                    for number in (signal.SIGINT, signal.SIGTERM):
+                        signal.signal(number, lambda *_: asked.append(1))
                 print("reading", flush=True)
             after += len(asked) == 2
             if after == 8:

@@ -88,7 +88,7 @@ def test_validation_does_not_change_what_is_trained(whole):
     module = RECIPE.module()
     *_, state = attrs.evolve(RECIPE, val=None).train_loop(module)(RECIPE.init(module), RECIPE.train)
 
-    assert {"scores/accuracy"} == {leaf.path for leaf in pr.diff(state, pr.load(whole[0]))} - {"fingerprint"}
+    assert {"scores/accuracy", "scores/iter"} == {leaf.path for leaf in pr.diff(state, pr.load(whole[0]))} - {"fingerprint"}
 
 
 @pytest.mark.parametrize("stop", range(1, 9))
