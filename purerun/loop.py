@@ -81,9 +81,7 @@ class TrainLoop:
             raise TypeError(f"expected a step or a function from state and batch to state, got {self.step!r}")
         for hook in self.hooks:
             if not isinstance(hook, Hook):
-                raise TypeError(
-                    f"expected hooks such as pr.hooks.Validate(...), got {hook!r}; a function of states is a Hook's __call__"
-                )
+                raise TypeError(f"expected hooks such as pr.hooks.Validate(...), got {hook!r}; subclass pr.hooks.Hook")
         limit = self.epochs if self.iters is None else self.iters
         if limit is not None and limit < 0:
             raise ValueError(f"expected epochs or iters of at least 0, got {limit}")
@@ -97,9 +95,7 @@ class TrainLoop:
                 `purerun.data` documents.
         """
         if not isinstance(state, State):
-            raise TypeError(
-                f"expected a State, got {type(state).__name__}; make one with step.init(seed) or pr.load(path)"
-            )
+            raise TypeError(f"expected a State, got {type(state).__name__}; make one with step.init or pr.load")
         source = as_loader(loader)
         hooks = tuple(hook.within(self.epochs, self.iters) for hook in self.hooks)
         if self._steps():

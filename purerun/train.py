@@ -30,8 +30,8 @@ def _schedules(given: Schedule | list[Schedule] | tuple[Schedule, ...]) -> tuple
 def _optimizer(_: Any, attribute: Any, value: Any) -> None:
     if not isinstance(value, Optimizer):
         raise TypeError(
-            "expected an optimizer of purerun, such as pr.optim.SGD(lr=0.1) or pr.optim.Torch(torch.optim.NAdam, lr=0.1), "
-            f"got {value!r}"
+            "expected an optimizer of purerun, such as pr.optim.SGD(lr=0.1) or "
+            f"pr.optim.Torch(torch.optim.NAdam, lr=0.1), got {value!r}"
         )
 
 

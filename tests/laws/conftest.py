@@ -11,6 +11,7 @@ import pytest
 import purerun as pr
 from purerun.testing import MODELS, Case
 
+MOMENTUM = pr.optim.SGD(lr=0.1, momentum=0.9)
 CASES = {case.name: case for case in MODELS}
 
 
@@ -26,7 +27,7 @@ class Run:
 
 def make_run(
     case: str | Case = "dropout",
-    optimizer: Any = pr.optim.SGD(lr=0.1, momentum=0.9),
+    optimizer: Any = MOMENTUM,
     *wrappers: pr.Wrapper,
     samples: int = 20,
     loader: Callable[[Any], Any] | None = None,
@@ -48,6 +49,6 @@ def make_run(
     return Run(first, first.step.init(seed=3), read, lambda: make(2))
 
 
-@pytest.fixture(name="make_run")
+@pytest.fixture(name="make_run", scope="session")
 def _make_run() -> Callable[..., Run]:
     return make_run

@@ -105,7 +105,7 @@ def test_buckets_are_dealt_out():
     ("make", "error", "said"),
     [
         (lambda: split(a=(Kind("norm"), SGD()), b=SGD()), TypeError, "by name or shape"),
-        (lambda: split(a=(~Kind("norm") & Name("*"), SGD())), TypeError, "by name or shape"),
+        (lambda: split(a=(~Kind("norm") & Name("*"), SGD())), TypeError, "a state knows no modules, got Both"),
         (lambda: split(a=Torch(torch.optim.LBFGS)), TypeError, "that need no closure"),
         (lambda: split(a=("b.*", SGD())).init(start()), ValueError, "expected a share for `body.weight`"),
         (lambda: split(a=("b.*", SGD()), b=SGD()).init(start()), ValueError, r"for each share, got none for \['a'\]"),

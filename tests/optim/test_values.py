@@ -46,6 +46,7 @@ def run(optimizer, params, grads, steps=3):
         lambda grad: grad.mean(0, keepdim=True).expand(grad.shape),  # rows that are one memory
         lambda grad: grad.mean().expand(grad.shape),  # what the derivative of a sum is
     ],
+    ids=["transposed", "strided", "rows", "number"],
 )
 def test_layout_of_gradients_does_not_matter(row, odd):
     """A gradient that lies otherwise in memory than its parameter counts by its values."""
@@ -66,6 +67,7 @@ def test_layout_of_gradients_does_not_matter(row, odd):
         lambda param: torch.stack([param, param], -1)[..., 1],
         lambda param: param.transpose(0, 1),
     ],
+    ids=["channels last", "strided", "transposed"],
 )
 def test_layout_of_parameters_and_slots_does_not_matter(row, odd):
     """Parameters of any layout, with contiguous slots and gradients, move by their values; in place, too."""
