@@ -51,6 +51,11 @@ class Step(ABC):
 
     @property
     @abstractmethod
+    def device(self) -> torch.device:
+        """Where this step works: batches go there, and states are put there."""
+
+    @property
+    @abstractmethod
     def closes(self) -> bool:
         """Whether the update asks for gradients of the same batch at other parameters."""
 
@@ -227,11 +232,25 @@ def fit(state: State, *steps: Step) -> State:
     text = _text(steps)
     mark = program.fingerprint(text)
     if "fingerprint" in state.names() and torch.equal(mark, state["fingerprint"]):
-        return state
+        return _placed(state, steps)
     _check(state, *steps)
     what = program.difference(state["fingerprint"], text) + _kept_hyper(state, steps)
     warnings.warn(StepChanged("this state was made by another step:\n" + what), stacklevel=4)
-    return state.replace(fingerprint=mark)
+    return _placed(state.replace(fingerprint=mark), steps)
+
+
+def _placed(state: State, steps: tuple[Step, ...]) -> State:
+    """Put a state that was loaded, or made on another device, where its steps work."""
+    params = state["params"]
+    if all(params[step.trained[0]].device == step.device for step in steps):
+        return state
+    draft = unseal(state)
+    for path, leaf in leaves(init(int(state["seed"]), *steps)):
+        tree = draft
+        for name in path[:-1]:
+            tree = tree[name]
+        tree[path[-1]] = tree[path[-1]].to(leaf.device)
+    return seal(draft)
 
 
 def _kept_hyper(state: State, steps: tuple[Step, ...]) -> str:

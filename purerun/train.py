@@ -90,6 +90,11 @@ class TrainStep(Step):
         return self.name
 
     @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self._device
+
+    @property
     def closes(self) -> bool:
         """Whether the optimizer asks for gradients at other parameters."""
         return self.optimizer.closes
@@ -124,8 +129,7 @@ class TrainStep(Step):
         return Plan(self.schedule)
 
     @cached_property
-    def device(self) -> torch.device:
-        """Where the model lives, and so where batches go."""
+    def _device(self) -> torch.device:
         return self.binding.params[self.trained[0]].device
 
     def draft(self, seed: int) -> Draft:
@@ -147,8 +151,8 @@ class TrainStep(Step):
 
     def read(self, draft: Draft, batch: Any) -> Grads:
         """Run the model on a batch under the key of this iteration, and differentiate."""
-        if self.device.type != "cpu":
-            batch = _batch.move(batch, self.device)
+        if self._device.type != "cpu":
+            batch = _batch.move(batch, self._device)
         grads = self._differentiate(draft, batch, draft["params"], draft["buffers"])
         return attrs.evolve(grads, recompute=self._closure(draft, batch)) if self.optimizer.closes else grads
 

@@ -194,10 +194,14 @@ class Row(Cell):
         type: list or tuple.
     """
 
-    kind: ClassVar[str] = "list"
     cells: tuple[Cell, ...]
     grows: bool = False
     type: type = list
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """The name of the type."""
+        return self.type.__name__
 
     def blank(self) -> Leaf:
         """Make a place for each item."""
@@ -209,8 +213,8 @@ class Row(Cell):
 
     def keep(self, value: Any, leaf: Mapping[str, Any] | None) -> Leaf:
         """Keep the items."""
-        if not isinstance(value, list | tuple) or len(value) != len(self.cells):
-            raise Unkeepable(f"a list of {len(self.cells)} items, got {said(value)}")
+        if type(value) is not self.type or len(value) != len(self.cells):
+            raise Unkeepable(f"a {self.kind} of {len(self.cells)} items, got {said(value)}")
         pairs = enumerate(zip(self.cells, value, strict=True))
         return _present({str(place): cell.keep(item, _at(leaf, str(place))) for place, (cell, item) in pairs})
 
@@ -225,10 +229,14 @@ class Stack(Cell):
         type: list or tuple.
     """
 
-    kind: ClassVar[str] = "list"
     capacity: int
     cell: Cell
     type: type = list
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """The name of the type."""
+        return self.type.__name__
 
     def blank(self) -> dict[str, Leaf]:
         """Make an empty stack."""
@@ -236,19 +244,20 @@ class Stack(Cell):
 
     def load(self, leaf: Mapping[str, Any]) -> Any:
         """Return the list.  Its tensors are copies: where a tensor lies may change the last bit of a dot product."""
-        return self.type(self.cell.load(_taken(leaf["items"], place)) for place in range(int(leaf["count"])))
+        return self.type(self.cell.load(_taken(leaf.get("items"), place)) for place in range(int(leaf["count"])))
 
     def keep(self, value: Any, leaf: Mapping[str, Any]) -> dict[str, Leaf]:
         """Keep the items, and how many there are."""
-        if not isinstance(value, list | tuple):
-            raise Unkeepable(f"a list, got {said(value)}")
+        if type(value) is not self.type:
+            raise Unkeepable(f"a {self.kind}, got {said(value)}")
         if len(value) > self.capacity:
-            raise Unkeepable(f"a list of at most {self.capacity} items, got {len(value)}; give more with capacity=")
+            raise Unkeepable(f"a {self.kind} of at most {self.capacity} items, got {len(value)}; see capacity=")
         return self._leaf([self.cell.keep(item, self.cell.blank()) for item in value])
 
     def _leaf(self, leaves: list[Leaf]) -> dict[str, Leaf]:
         rest = [self.cell.blank()] * (self.capacity - len(leaves))
-        return {"count": torch.tensor(len(leaves)), "items": _stacked([*leaves, *rest])}
+        items = _stacked([*leaves, *rest])
+        return {"count": torch.tensor(len(leaves)), **({} if items is None else {"items": items})}
 
 
 @attrs.frozen
@@ -287,10 +296,8 @@ def kind_of(value: Any) -> str:
     """
     if isinstance(value, Tensor):
         return "tensor"
-    if type(value) in DTYPES:
+    if type(value) in (*DTYPES, list, tuple):
         return type(value).__name__
-    if isinstance(value, list | tuple):
-        return "list"
     if isinstance(value, dict):
         return "dict"
     return "absent" if value is ABSENT else f"={value!r}"
@@ -319,10 +326,10 @@ def _at(leaf: Mapping[str, Any] | None, key: str) -> Any:
 def _stacked(leaves: list[Any]) -> Any:
     if isinstance(leaves[0], dict):
         return {key: _stacked([leaf[key] for leaf in leaves]) for key in leaves[0]}
-    return torch.stack(leaves)
+    return None if leaves[0] is None else torch.stack(leaves)
 
 
 def _taken(leaf: Any, place: int) -> Any:
     if isinstance(leaf, dict):
         return {key: _taken(inner, place) for key, inner in leaf.items()}
-    return leaf[place].clone()
+    return None if leaf is None else leaf[place].clone()

@@ -36,8 +36,8 @@ def seen(value: Any) -> Cell:
         return Whole(value.shape, value.dtype, value.device)
     if type(value) in DTYPES:
         return Scalar(type(value))
-    if isinstance(value, list | tuple):
-        return Row(tuple(map(seen, value)), type=tuple if isinstance(value, tuple) else list)
+    if type(value) in (list, tuple):
+        return Row(tuple(map(seen, value)), type=type(value))
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return Branch({key: seen(item) for key, item in value.items()})
     if value is None or value is ABSENT or isinstance(value, str):
@@ -53,7 +53,7 @@ def merged(a: Cell, b: Cell) -> Cell:
     """
     if a == b:
         return a
-    if isinstance(a, Row) and isinstance(b, Row):
+    if isinstance(a, Row) and isinstance(b, Row) and a.type is b.type:
         longer, shorter = (a.cells, b.cells) if len(a.cells) >= len(b.cells) else (b.cells, a.cells)
         joint = tuple(merged(one, two) for one, two in zip(longer, shorter, strict=False))
         return Row((*joint, *longer[len(shorter) :]), a.grows or b.grows or len(longer) > len(shorter), a.type)
@@ -112,7 +112,7 @@ def settled(cell: Cell, capacity: int | None) -> Cell:
         if cell.grows:
             raise
         joint = None
-    if joint is None or joint.blank() is None:
+    if joint is None or (joint.blank() is None and not cell.grows):
         return Row(tuple(settled(item, capacity) for item in cell.cells), type=cell.type)
     length = len(cell.cells)
     return Stack(max(length, capacity or 0) if cell.grows else length, settled(joint, capacity), cell.type)

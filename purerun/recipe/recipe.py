@@ -67,6 +67,8 @@ class Recipe:
         keep: how many checkpoints to keep, the newest; None for all.
         seed: where all chance of the run comes from.
         device: "cpu", "cuda:0", ...; "auto" is the machine's accelerator, or the CPU.
+        threads: of the CPU; None is torch's own choice, which is one for each core.  Sums of floats
+            depend on it: with a number, machines of all sizes compute the same bits.
 
     Raises:
         ValueError: fields that contradict each other.
@@ -117,6 +119,7 @@ class Recipe:
     keep: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
     seed: int = attrs.field(default=0, validator=[attrs.validators.ge(0), attrs.validators.lt(2**63)])
     device: str = attrs.field(default="auto", validator=valid.device)
+    threads: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
 
     def __attrs_post_init__(self) -> None:
         if (self.epochs is None) == (self.iters is None):

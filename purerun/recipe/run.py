@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import attrs
+import torch
 from torch import Tensor, nn
 
 from purerun.checkpoint import Found, names
@@ -85,18 +86,19 @@ def train(
             f"{directory} holds a run; go on with it (--resume), replace it (--overwrite), "
             "or choose another place (--work-dir)"
         )
-    module = recipe.module()
-    start = _start(recipe, module, directory, resume, weights, asked)
-    for note in start.notes:
-        say(note)
-    resumed = start.checkpoint is not None
-    if recipe.ended(start.state):
-        return Outcome(start.state, finished=True, resumed=resumed)
-    _write_recipe(recipe, directory)
-    states = _watched(recipe, module, directory, start)
-    del start  # or its state would live, and its memory be taken, as long as the run
-    state = _last(states, stop)
-    return Outcome(state, finished=recipe.ended(state), resumed=resumed)
+    with _threads(recipe.threads):
+        module = recipe.module()
+        start = _start(recipe, module, directory, resume, weights, asked)
+        for note in start.notes:
+            say(note)
+        resumed = start.checkpoint is not None
+        if recipe.ended(start.state):
+            return Outcome(start.state, finished=True, resumed=resumed)
+        _write_recipe(recipe, directory)
+        states = _watched(recipe, module, directory, start)
+        del start  # or its state would live, and its memory be taken, as long as the run
+        state = _last(states, stop)
+        return Outcome(state, finished=recipe.ended(state), resumed=resumed)
 
 
 def test(recipe: Recipe, state: State) -> dict[str, Tensor]:
@@ -107,9 +109,9 @@ def test(recipe: Recipe, state: State) -> dict[str, Tensor]:
     """
     if recipe.test is None:
         raise RecipeError("expected a recipe with test data, got test=None; give it test=pr.Loader(...)")
-    module = recipe.module()
-    loop = recipe.val_loop(module)
-    return loop(placed(state, recipe.init(module)), recipe.test)
+    with _threads(recipe.threads):
+        module = recipe.module()
+        return recipe.val_loop(module)(placed(state, recipe.init(module)), recipe.test)
 
 
 def holds_run(directory: Path) -> bool:
@@ -164,6 +166,17 @@ def _sinks(recipe: Recipe, directory: Path) -> tuple[Sink, ...]:
         Progress(total),
         Checkpoint(directory, every=recipe.checkpoint, keep=recipe.keep, recipe=resolved(recipe)),
     )
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Compute with so many threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _write_recipe(recipe: Recipe, directory: Path) -> None:

@@ -6,6 +6,7 @@ from abc import ABC
 from typing import Any
 
 import attrs
+import torch
 
 from purerun import program
 from purerun.grad import Grads
@@ -68,6 +69,11 @@ class Wrapped(Step):
     def slot(self) -> str:
         """The name of the inner step."""
         return self.step.slot
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inner step works."""
+        return self.step.device
 
     @property
     def closes(self) -> bool:

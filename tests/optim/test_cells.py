@@ -136,7 +136,7 @@ def test_numbers_of_two_types_get_room_for_three():
         ([1], 1.0, r"a int, got 1.0 \(float\)"),
         (["a"], "b", "'a' as always before, got 'b'"),
         ([None, 1], "x", r"one of \['=None', 'int'\], got 'x'"),
-        ([[1.0, None]], [1.0], "a list of 2 items"),
+        ([[1.0, torch.zeros(2), torch.ones(3)]], [1.0], "a list of 3 items"),
         ([{"a": 1}], {"b": 1}, r"a dict of \['a'\]"),
         ([[1.0], []], [1.0] * 4, "a list of at most 3 items, got 4"),
         ([[1.0], []], 1.0, "a list, got 1.0"),

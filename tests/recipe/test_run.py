@@ -83,12 +83,29 @@ def test_a_run_leaves_its_recipe_its_log_and_its_checkpoints(whole):
     assert resolved(RECIPE) == pr.checkpoint.read_manifest(path_of(directory, 9)).recipe
 
 
+def test_a_run_computes_with_the_threads_of_its_recipe(tmp_path):
+    """And leaves the process with as many as it had."""
+    seen = []
+
+    def watching(model, batch):
+        seen.append(torch.get_num_threads())
+        return loss(model, batch)
+
+    before = torch.get_num_threads()
+    room.train(attrs.evolve(RECIPE, loss=watching, threads=before + 1, epochs=1), tmp_path)
+
+    assert {before + 1} == set(seen)
+    assert before == torch.get_num_threads()
+
+
 def test_validation_does_not_change_what_is_trained(whole):
     """A run without it has the same weights."""
     module = RECIPE.module()
     *_, state = attrs.evolve(RECIPE, val=None).train_loop(module)(RECIPE.init(module), RECIPE.train)
 
-    assert {"scores/accuracy", "scores/iter"} == {leaf.path for leaf in pr.diff(state, pr.load(whole[0]))} - {"fingerprint"}
+    assert {"scores/accuracy", "scores/iter"} == {leaf.path for leaf in pr.diff(state, pr.load(whole[0]))} - {
+        "fingerprint"
+    }
 
 
 @pytest.mark.parametrize("stop", range(1, 9))

@@ -1,0 +1,73 @@
+"""Every law on every wrapper and every order of two of them; and what composing them means."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+import torch
+from torch import nn
+
+import purerun as pr
+from purerun.testing import check_everything, check_values_equal_lease
+
+WRAPPERS = {"accumulate": pr.Accumulate(2), "accumulate 4": pr.Accumulate(4), "ema": pr.EMA(0.9)}
+ORDERS = {
+    **{name: (wrapper,) for name, wrapper in WRAPPERS.items()},
+    **{f"{a} in {b}": (WRAPPERS[a], WRAPPERS[b]) for a, b in permutations(WRAPPERS, 2) if a.split()[0] != b.split()[0]},
+}
+OPTIMIZERS = {
+    "sgd": pr.optim.SGD(lr=0.1, momentum=0.9),
+    "adamw": pr.optim.AdamW(lr=0.01),
+    "any": pr.optim.Torch(torch.optim.Rprop, lr=0.01),
+}
+SCHEDULE = [pr.schedule.Linear(0.1, end=4, by="iter"), pr.schedule.MultiStep([1], by="epoch")]
+
+
+@pytest.mark.parametrize("wrappers", ORDERS.values(), ids=ORDERS)
+@pytest.mark.parametrize("limit", [{"epochs": 2}, {"iters": 5}], ids=["epochs", "iters"])
+def test_every_law_holds_on_every_order_of_wrappers(make_run, wrappers, limit):
+    """Windows cross epochs, and end in the middle; resume in the middle of a window too."""
+    run = make_run("batch norm", OPTIMIZERS["sgd"], *wrappers, step={"schedule": SCHEDULE}, **limit)
+
+    check_everything(run.loop, run.state, run.loader, again=run.again)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_every_law_holds_on_wrapped_optimizers(make_run, optimizer):
+    """Two wrappers around optimizers of each kind."""
+    run = make_run("dropout", optimizer, pr.Accumulate(2), pr.EMA(0.5), iters=5)
+
+    check_everything(run.loop, run.state, run.loader, again=run.again)
+
+
+def test_values_equal_lease_over_many_epochs(make_run):
+    """A longer run with everything on."""
+    run = make_run(
+        "batch norm", OPTIMIZERS["adamw"], pr.Accumulate(4), pr.EMA(0.9), step={"schedule": SCHEDULE}, epochs=9
+    )
+
+    check_values_equal_lease(run.loop, run.state, run.loader)
+
+
+def test_slots_are_named_and_independent(make_run):
+    """Each wrapper has one slot of its own, and leaves those of its neighbours alone."""
+    plain, wrapped = make_run(epochs=1), make_run("dropout", OPTIMIZERS["sgd"], pr.EMA(0.9), epochs=1)
+    first, second = (list(run.loop(run.state, run.loader))[-1] for run in (plain, wrapped))
+
+    assert {"ema"} == set(second.names()) - set(first.names())
+    assert pr.digest(first) == pr.digest(second.exclude("ema"))
+
+
+def test_a_linear_model_accumulates_to_the_big_batch():
+    """Unequal batches, weighted by their samples: one window is one step on all of them."""
+    x = torch.randn(11, 3, dtype=torch.float64)
+    step = pr.TrainStep(nn.Linear(3, 1).double(), lambda model, b: model(b).square().mean(), pr.optim.SGD(lr=0.1))
+    big = step(step.init(0), x)
+    wrapped = pr.wrap(step, pr.Accumulate(3))
+    state = wrapped.init(0)
+    for part in x.split([2, 5, 4]):
+        state = wrapped(state, part)
+
+    for name, param in big["params"].items():
+        assert torch.allclose(param, state["params", name], rtol=1e-12, atol=1e-14)
