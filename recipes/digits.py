@@ -63,10 +63,10 @@ recipe = pr.Recipe(
     optimizer=pr.optim.SGD(lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True),
     schedule=[
         pr.schedule.Linear(0.1, end=23, by="iter"),  # an epoch of warm-up
-        pr.schedule.Cosine(period=20, end=20),
+        pr.schedule.Cosine(period=15, end=15),
     ],
     metrics={"accuracy": pr.metrics.Accuracy()},
-    epochs=20,
+    epochs=15,
     log="23 iters",  # an epoch has 23 iterations
     keep=3,
     seed=0,

@@ -36,27 +36,33 @@ class Fetch:
     collate: Collate | None = None
     transform: Transform | None = None
     batch_transform: BatchTransform | None = None
+    # Whether a batch is taken from tensors by one look-up, with no Python for each sample.
+    _at_once: bool = attrs.field(init=False, eq=False, repr=False)
+    _from_chance: bool = attrs.field(init=False, eq=False, repr=False)
     _draws: Draws = attrs.field(factory=Draws, init=False, eq=False, repr=False)
+
+    @_at_once.default
+    def _find_at_once(self) -> bool:
+        return isinstance(self.dataset, Tensors) and self.transform is None and self.collate is None
+
+    @_from_chance.default
+    def _find_from_chance(self) -> bool:
+        return isinstance(self.batch_transform, Augment | None)
 
     def __getitem__(self, task: Task) -> Any:
         """Make a batch and leave the global generators wherever that takes them: for workers."""
-        if self.indexes_at_once:
-            if not self._draws_from_chance:
+        if self._at_once:
+            if not self._from_chance:
                 self._seed_batch(task)
             return self.finished(self.dataset.rows(torch.from_numpy(task.indices)), task)
         return self.collated(self._samples(task), task)
 
     def guarded(self, task: Task) -> Any:
         """Make a batch and put the global generators back: for the main process."""
-        if self.indexes_at_once and self._draws_from_chance:
+        if self._at_once and self._from_chance:
             return self[task]
         with keyed_everywhere(self._batch_key(task)):
             return self[task]
-
-    @property
-    def indexes_at_once(self) -> bool:
-        """Whether a batch is taken from tensors by one look-up, with no Python for each sample."""
-        return isinstance(self.dataset, Tensors) and self.transform is None and self.collate is None
 
     def collated(self, samples: Sequence[Any], task: Task) -> Any:
         """Make a batch from its samples."""
@@ -69,10 +75,6 @@ class Fetch:
             positions = torch.arange(task.start, task.start + len(task.indices))
             batch = self.batch_transform(batch, Chance(Key.of(self.seed, "sample", task.epoch), positions))
         return cut(batch, 0, 0) if task.empty else batch
-
-    @property
-    def _draws_from_chance(self) -> bool:
-        return isinstance(self.batch_transform, Augment | None)
 
     def _seed_batch(self, task: Task) -> None:
         seed_everywhere(self._batch_key(task))

@@ -50,7 +50,7 @@ class Parcel:
 
     def unwrapped(self) -> Any:
         """Make the batch again."""
-        buffer = torch.as_tensor(self.buffer)
+        buffer = self.buffer if isinstance(self.buffer, Tensor) else _aligned(self.buffer)
         return mapped(lambda place: _view(buffer, place), self.nest, of=Place)
 
 
@@ -88,6 +88,13 @@ def _is_simple(tensor: Tensor) -> bool:
 
 def _shared(size: int) -> Tensor:
     return torch.empty(size, dtype=torch.uint8).share_memory_()
+
+
+def _aligned(buffer: NDArray[np.uint8]) -> Tensor:
+    # What comes out of a pipe begins anywhere; on where a tensor begins, some kernels' rounding depends.
+    memory = torch.empty(len(buffer), dtype=torch.uint8)
+    memory.numpy()[:] = buffer
+    return memory
 
 
 def _view(buffer: Tensor, place: Place) -> Tensor:

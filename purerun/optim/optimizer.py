@@ -246,4 +246,4 @@ def counter(params: Params) -> Tensor:
 
 def pick(tensors: Params, names: Sequence[str]) -> list[Tensor]:
     """List tensors by name, in the order of the names."""
-    return [tensors[name] for name in names]
+    return list(map(tensors.__getitem__, names))

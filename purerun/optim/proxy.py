@@ -32,11 +32,16 @@ class Memory:
     entries: Mapping[str, Mapping[str, Cell]]
     groups: Mapping[str, Cell]
 
+    @property
+    def prefixed(self) -> dict[str, Cell]:
+        """The cells of groups, by the names of their slots."""
+        return {GROUP + key: cell for key, cell in self.groups.items()}
+
     def blank(self) -> Slots:
         """Make the slots of an optimizer that has not started."""
         slots: Slots = {"started": torch.zeros((), dtype=torch.bool)}
         for name, cells in self.entries.items():
-            for entry, cell in [*cells.items(), *((GROUP + key, cell) for key, cell in self.groups.items())]:
+            for entry, cell in (dict(cells) | self.prefixed).items():
                 leaf = cell.blank()
                 if leaf is not None:
                     slots.setdefault(entry, {})[name] = leaf
@@ -65,6 +70,8 @@ class Proxy:
         groups = list(groups)
         self._knobs = knobs
         self._stand_ins = {name: torch.nn.Parameter(params[name]) for names in groups for name in names}
+        self._names = {id(stand_in): name for name, stand_in in self._stand_ins.items()}
+        self._nothing = {name: params[name].new_empty(0) for name in self._stand_ins}
         lists = [pick(self._stand_ins, names) for names in groups]
         given = lists[0] if len(lists) == 1 else [{"params": some} for some in lists]
         self.optimizer = cls(given, **options)
@@ -82,10 +89,11 @@ class Proxy:
         self.lend(params, grads)
         if slots["started"].item():
             self._recall(memory, slots, buckets)
+        else:
+            slots["started"] = torch.ones((), dtype=torch.bool)
         before = self._turn(buckets)
         self.step(closure)
         self._remember(memory, slots, buckets, before)
-        slots["started"] = torch.ones((), dtype=torch.bool)
         self.settle(params)
 
     def lend(self, params: Params, grads: Params) -> None:
@@ -110,7 +118,7 @@ class Proxy:
         for name, stand_in in self._stand_ins.items():
             if not stand_in.is_set_to(params[name]):  # the optimizer put another tensor in its place
                 params[name].copy_(stand_in.detach())
-            stand_in.grad, stand_in.data = None, stand_in.data.new_empty(0)
+            stand_in.grad, stand_in.data = None, self._nothing[name]
         self.optimizer.state.clear()
 
     def remembered(self) -> dict[str, dict[str, Any]]:
@@ -119,11 +127,11 @@ class Proxy:
         Raises:
             Unkeepable: it keeps something that belongs to no parameter.
         """
-        names = {id(stand_in): name for name, stand_in in self._stand_ins.items()}
-        strange = [key for key in self.optimizer.state if id(key) not in names]
+        names, state = self._names, self.optimizer.state
+        strange = [key for key in state if id(key) not in names]
         if strange:
-            raise Unkeepable(f"a memory for each parameter, got one under {strange[:3]!r}")
-        return {names[id(key)]: entries for key, entries in self.optimizer.state.items()}
+            raise Unkeepable(f"expected memories of parameters, got one under {strange[:3]!r}")
+        return {names[id(key)]: entries for key, entries in state.items()}
 
     def _evaluate(self, closure: Closure) -> Tensor:
         loss, grads = closure({name: stand_in.detach() for name, stand_in in self._stand_ins.items()})
@@ -138,19 +146,20 @@ class Proxy:
             entries = _loaded(memory.entries[name], slots, name)
             if entries:
                 state[stand_in] = entries
-        for group, bucket in zip(self.optimizer.param_groups, buckets, strict=True):
-            kept = {GROUP + key: cell for key, cell in memory.groups.items()}
-            group.update({key.removeprefix(GROUP): v for key, v in _loaded(kept, slots, bucket.names[0]).items()})
+        if memory.groups:
+            for group, bucket in zip(self.optimizer.param_groups, buckets, strict=True):
+                kept = _loaded(memory.prefixed, slots, bucket.names[0])
+                group.update({key.removeprefix(GROUP): value for key, value in kept.items()})
 
     def _remember(self, memory: Memory, slots: Slots, buckets: Buckets, before: Sequence[Mapping[str, Any]]) -> None:
         remembered = self.remembered()
         for name in self._stand_ins:
             _keep(memory.entries[name], remembered.get(name, {}), slots, name)
         for group, bucket, old in zip(self.optimizer.param_groups, buckets, before, strict=True):
-            new = {key: group[key] for key in changes(old, group) | memory.groups.keys() if key in group}
-            for name in bucket.names:
-                kept = {GROUP + key: cell for key, cell in memory.groups.items()}
-                _keep(kept, {GROUP + key: value for key, value in new.items()}, slots, name)
+            changed = changes(old, group) | memory.groups.keys()
+            values = {GROUP + key: group[key] for key in changed if key in group}
+            for name in bucket.names if changed else ():
+                _keep(memory.prefixed, values, slots, name)
 
     def _turn(self, buckets: Buckets) -> list[dict[str, Any]]:
         """Set the hyper-parameters; return what the groups hold then."""
@@ -184,21 +193,27 @@ def _equal(old: Any, new: Any) -> bool:
 
 
 def _loaded(cells: Mapping[str, Cell], slots: Slots, name: str) -> dict[str, Any]:
-    values = {entry: cell.load(slots.get(entry, {}).get(name)) for entry, cell in cells.items()}
-    return {entry: value for entry, value in values.items() if value is not ABSENT}
+    values = {}
+    for entry, cell in cells.items():
+        leaves = slots.get(entry)
+        value = cell.load(leaves.get(name) if leaves else None)
+        if value is not ABSENT:
+            values[entry] = value
+    return values
 
 
 def _keep(cells: Mapping[str, Cell], values: Mapping[str, Any], slots: Slots, name: str) -> None:
-    new = values.keys() - cells.keys()
-    if new:
-        raise Unkeepable(
-            f"expected no memory but {sorted(cells)} of `{name}`, as in its first steps, got {sorted(new)} too"
-        )
     for entry, cell in cells.items():
-        old = slots.get(entry, {}).get(name)
+        leaves, value = slots.get(entry), values.get(entry, ABSENT)
+        old = leaves.get(name) if leaves else None
+        if value is old:  # it was written into
+            continue
         try:
-            leaf = cell.keep(values.get(entry, ABSENT), old)
+            leaf = cell.keep(value, old)
         except Unkeepable as error:
             raise Unkeepable(f"expected the memory {entry!r} of `{name}` to be {error}") from None
-        if leaf is not None and leaf is not old:
+        if leaf is not None:
             slots[entry][name] = leaf
+    if not values.keys() <= cells.keys():
+        new = sorted(values.keys() - cells.keys())
+        raise Unkeepable(f"expected no memory but {sorted(cells)} of `{name}`, as in its first steps, got {new} too")

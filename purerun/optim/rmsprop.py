@@ -115,6 +115,8 @@ class RMSprop(Optimizer):
         root = under.sqrt() + tracing.cast(hyper["eps"], param)
         if not self.momentum:
             return tracing.plus_ratio(param, grad, root, -hyper["lr"]), square, *new.values()
-        kept = tracing.times(old["momentum_buffer"], hyper["momentum"])
-        buffer = new["momentum_buffer"] = kept.addcdiv(grad, root)
+        still, momentum = old["momentum_buffer"], hyper["momentum"]
+        buffer = tracing.times(still, momentum).addcdiv(grad, root)
+        # As torch's: without momentum the buffer rests.
+        new["momentum_buffer"] = tracing.unless_zero(momentum, buffer, still)
         return tracing.plus(param, buffer, -hyper["lr"]), square, *new.values()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 
 import attrs
 import torch
@@ -57,7 +58,7 @@ class SGD(Optimizer):
             raise ValueError("expected momentum > 0 and dampening == 0 with nesterov=True; change one of the three")
 
     def init(self, params: Params) -> Slots:
-        """Make the momentum, and the counter that tells the first step (which takes the gradient undamped)."""
+        """Make the momentum, and the counter of its steps (the first takes the gradient undamped)."""
         if not self.momentum:
             return {}
         return {"step": torch.zeros((), dtype=torch.int64), "momentum_buffer": zeros(params)}
@@ -75,7 +76,7 @@ class SGD(Optimizer):
         """Write one update in place: one fused kernel call a bucket."""
         # A slot that is not there is an error, not a run without momentum.
         buffers = slots["momentum_buffer"] if self.momentum else None
-        first = buffers is not None and not slots["step"].item()
+        first, moved = buffers is not None and not slots["step"].item(), False
         for names, hyper in buckets:
             tensors = (
                 pick(params, names),
@@ -83,6 +84,7 @@ class SGD(Optimizer):
                 # As torch's: without momentum the buffers rest.
                 pick(buffers, names) if buffers and hyper["momentum"] else [],
             )
+            moved = moved or bool(tensors[2])
             laid = aligned(tensors)
             try:
                 torch._fused_sgd_(
@@ -100,7 +102,7 @@ class SGD(Optimizer):
                 continue
             if laid is not tensors:
                 settle(tensors, laid)
-        if slots:
+        if moved:
             slots["step"] += 1
 
     def _single(
@@ -145,7 +147,8 @@ class SGD(Optimizer):
         formula = partial(self._moving, slots["step"] == 0)
         kept = {"momentum_buffer": slots["momentum_buffer"]}
         new, after = tracing.each(formula, params, grads, kept, buckets, pairs=False)
-        return new, {"step": slots["step"] + 1, **after}
+        moved = reduce(or_, [hyper["momentum"] != 0 for _, hyper in buckets])
+        return new, {"step": slots["step"] + moved, **after}
 
     def _plain(self, hyper: Hyper, param: Tensor, grad: Tensor) -> tuple[Tensor]:
         grad = tracing.decayed(-grad if self.maximize else grad, param, hyper["weight_decay"])
@@ -155,8 +158,10 @@ class SGD(Optimizer):
         self, first: Tensor, hyper: Hyper, param: Tensor, grad: Tensor, buffer: Tensor
     ) -> tuple[Tensor, Tensor]:
         grad = tracing.decayed(-grad if self.maximize else grad, param, hyper["weight_decay"])
-        damped = tracing.plus(tracing.times(buffer, hyper["momentum"]), grad, 1 - hyper["dampening"])
+        momentum = hyper["momentum"]
+        damped = tracing.plus(tracing.times(buffer, momentum), grad, 1 - hyper["dampening"])
         # Not torch's own first step, which detaches the gradient: nothing could be differentiated through it.
-        buffer = torch.where(first.to(grad.device), grad, damped)
-        grad = tracing.plus(grad, buffer, hyper["momentum"]) if self.nesterov else buffer
-        return tracing.plus(param, grad, -hyper["lr"]), buffer
+        new = torch.where(first.to(grad.device), grad, damped)
+        ahead = tracing.plus(grad, new, momentum) if self.nesterov else new
+        direction = tracing.unless_zero(momentum, ahead, grad)
+        return tracing.plus(param, direction, -hyper["lr"]), tracing.unless_zero(momentum, new, buffer)

@@ -114,7 +114,7 @@ class Torch(Optimizer):
             ValueError: the optimizer refuses some of the parameters.
             TypeError: it remembers something that tensors of constant shape cannot hold.
         """
-        return self._memory(params, list(params)).blank()
+        return self._memory(params, signature(params, params)).blank()
 
     def write(
         self,
@@ -130,20 +130,19 @@ class Torch(Optimizer):
         if self.closes and closure is None:
             raise TypeError(f"expected a closure for {self.cls.__name__}, as in update(..., closure=...); got none")
         names = [name for bucket in buckets for name in bucket.names]
-        key = (tuple(bucket.names for bucket in buckets), signature(params, names))
+        spec = signature(params, names)
+        key = (tuple(bucket.names for bucket in buckets), spec)
         # Popped, so that a step in another thread makes its own, and one that raises is forgotten.
         # Before its first step an optimizer starts as its constructor leaves it, so there it is made anew.
         proxy = self._idle.pop(key, None) if slots["started"].item() else None
         proxy = proxy or Proxy(self.cls, self.options, self._facts.knobs, key[0], params)
-        memory = self._memory(params, names)
-        proxy.advance(memory, params, grads, slots, buckets, closure if self.closes else None)
+        proxy.advance(self._memory(params, spec), params, grads, slots, buckets, closure if self.closes else None)
         self._idle[key] = proxy
 
-    def _memory(self, params: Params, names: Sequence[str]) -> Memory:
-        key = signature(params, names)
-        if key not in self._memories:
-            self._memories[key] = self._tried({name: params[name] for name in names})
-        return self._memories[key]
+    def _memory(self, params: Params, spec: tuple[Any, ...]) -> Memory:
+        if spec not in self._memories:
+            self._memories[spec] = self._tried({name: params[name] for name, *_ in spec})
+        return self._memories[spec]
 
     def _tried(self, params: Params) -> Memory:
         size = self.options.get("history_size", 100 if issubclass(self.cls, torch.optim.LBFGS) else None)

@@ -77,6 +77,17 @@ def plus_ratio(x: Tensor, a: Tensor, b: Tensor, scale: float | Tensor) -> Tensor
     return x + a * scale.to(x) / b if isinstance(scale, Tensor) else x.addcdiv(a, b, value=scale)
 
 
+def unless_zero(scale: float | Tensor, moved: Tensor, still: Tensor) -> Tensor:
+    """Choose `moved`, or `still` where a hyper-parameter is 0.
+
+    >>> unless_zero(0.0, torch.ones(2), torch.zeros(2))
+    tensor([0., 0.])
+    """
+    if isinstance(scale, Tensor):
+        return torch.where((scale != 0).to(moved.device), moved, still)
+    return moved if scale != 0 else still
+
+
 def mean(x: Tensor, y: Tensor, keep: float | Tensor) -> Tensor:
     """Compute the running mean `keep * x + (1 - keep) * y`."""
     return x.lerp(y, cast(1 - keep, x))

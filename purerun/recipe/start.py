@@ -19,6 +19,8 @@ from purerun.recipe.resolved import Difference, differences, resolved
 from purerun.state import State, StateError, leaves
 from purerun.step import Step
 
+_SHOWN = 8  # differences; more are no message but a comparison of two files
+
 
 @attrs.frozen
 class Start:
@@ -73,12 +75,15 @@ def again(recipe: Recipe, step: Step, checkpoint: Path, *, asked: Sequence[str] 
     changes = differences(manifest.recipe, resolved(recipe)) if isinstance(manifest.recipe, dict) else []
     others = [change for change in changes if not _covered(change.path, asked)]
     if others:
-        raise RecipeError(_refusal(checkpoint, others))
+        raise RecipeError(_refusal(checkpoint, recipe, others))
     fresh = step.init(recipe.seed)
     if not torch.equal(state["fingerprint"], fresh["fingerprint"]):
         if not changes:
             told = program.difference(state["fingerprint"], step.text())
-            raise RecipeError(f"{checkpoint} was made by another step, with the same recipe: {told}")
+            raise RecipeError(
+                f"{checkpoint} was made by another step, with the same recipe: {told}; go on with the code as it was, "
+                "or begin a new run with its weights (--load-from)"
+            )
         state = step.adopt(state)
     return Start(placed(state.replace(_written(changes, recipe)), fresh), checkpoint)
 
@@ -133,14 +138,13 @@ def _written(changes: Sequence[Difference], recipe: Recipe) -> dict[str, Any]:
     return {"hyper": {name: value for name, value in now.items() if value != before.get(name)}, **seed}
 
 
-def _refusal(checkpoint: Path, changes: Sequence[Difference]) -> str:
-    shown = ", ".join(map(str, changes[:8])) + (f" and {len(changes) - 8} more" if len(changes) > 8 else "")
-    before = " ".join(_setting(change.path, change.old) for change in changes[:8])
-    return (
-        f"{checkpoint} was made by another recipe: {shown}; go on as before with {before}, "
-        "or ask for the change by setting the new values"
-    )
-
-
-def _setting(path: str, value: Any) -> str:
-    return f"--set {shlex.quote(f'{path}={value}')}"
+def _refusal(checkpoint: Path, recipe: Recipe, changes: Sequence[Difference]) -> str:
+    shown = ", ".join(map(str, changes[:_SHOWN])) + (", ..." if len(changes) > _SHOWN else "")
+    settings = [f"{change.path}={change.old}" for change in changes]
+    try:
+        override(recipe, settings)
+        before = " ".join(f"--set {shlex.quote(setting)}" for setting in settings)
+        remedy = f"go on as before with {before}, or ask for the change by setting the new values"
+    except RecipeError:
+        remedy = "go on with the recipe as it was, or begin another run (--work-dir)"
+    return f"{checkpoint} was made by another recipe: {shown}; {remedy}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from purerun.testing.modes import check_values_equal_lease, check_workers
     from purerun.testing.purity import check_purity
     from purerun.testing.resume import check_resume, check_shape_constancy
-    from purerun.testing.states import counted, rebuilt
+    from purerun.testing.states import counted, rebuilt, saved
 
 _WORDS = {
     "MODELS": "models",
@@ -38,6 +38,7 @@ _WORDS = {
     "counted": "states",
     "random_case": "models",
     "rebuilt": "states",
+    "saved": "states",
 }
 
 __all__ = [*_WORDS]  # noqa: PLE0604  (names, computed)

@@ -39,11 +39,11 @@ def check_hooks_write_only_declared(hook: Hook, state: State) -> None:
     for what, act in (("writes into", hook), ("writes, at the start of a run, into", hook.start)):
         before, process = snapshot.of_state(state), snapshot.of_process()
         after = snapshot.of_state(act(state))
+        for path in changed(before, snapshot.of_state(state)):
+            raise LawBroken(HOOKS, f"{type(hook).__name__} wrote into the state that it was given", leaf=path)
         _declared(hook, changed(before, after), what)
         for path in changed(process, snapshot.of_process()):
             raise LawBroken(HOOKS, f"{type(hook).__name__} changed it", leaf=path)
-        for path in changed(before, snapshot.of_state(state)):
-            raise LawBroken(HOOKS, f"{type(hook).__name__} wrote into the state that it was given", leaf=path)
         for path in changed(after, snapshot.of_state(act(state))):
             raise LawBroken(HOOKS, f"{type(hook).__name__} gave other bits when it was called again", leaf=path)
 

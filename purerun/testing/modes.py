@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import attrs
 from torch import Tensor
 
-from purerun.data import Loader
+from purerun.data import Loader, Position
 from purerun.loop import TrainLoop
 from purerun.state import StaleState, State
 from purerun.testing import snapshot
@@ -48,7 +49,9 @@ def check_values_equal_lease(loop: TrainLoop, state: State, loader: Any) -> None
             raise LawBroken(LEASE, "a tensor taken out of a lease has changed", iteration=iteration, leaf=path)
 
 
-def check_workers(loader: Loader, *, workers: Sequence[int] = (0, 2), seed: int = 0, epochs: int = 2) -> None:
+def check_workers(
+    loader: Loader, *, workers: Sequence[int] = (0, 2), seed: int = 0, epochs: int = 2, batches: int = 50
+) -> None:
     """Check that a loader gives the same batches with any number of workers, from any place.
 
     Args:
@@ -56,6 +59,7 @@ def check_workers(loader: Loader, *, workers: Sequence[int] = (0, 2), seed: int 
         workers: numbers of worker processes to compare.
         seed: the seed of the run.
         epochs: how many epochs to read, the later ones from the middle too.
+        batches: how many batches of an epoch to read at most.
 
     Raises:
         LawBroken: naming the place and the entry of the batch.
@@ -69,11 +73,9 @@ def check_workers(loader: Loader, *, workers: Sequence[int] = (0, 2), seed: int 
         with changed_loader.open(seed) as session:
             for epoch in range(epochs):
                 for cursor in _places(changed_loader, seed, epoch):
-                    batches = [
-                        snapshot.of_batch(batch) | {"position": str(place[:2])}
-                        for batch, place in session.read(epoch, cursor)
-                    ]
-                    _agree(reference.setdefault((epoch, cursor), batches), batches, (epoch, cursor), count, workers[0])
+                    begin = epoch, cursor
+                    looks = [_seen(*given) for given in islice(session.read(*begin), batches)]
+                    _agree(reference.setdefault(begin, looks), looks, begin, count, workers[0])
 
 
 def _leased(
@@ -115,6 +117,10 @@ def _same(given: list[State], expected: list[Snapshot], what: str) -> None:
     for state, look in zip(given, expected, strict=True):
         for path in changed(look, snapshot.of_state(state)):
             raise LawBroken(LEASE, what, iteration=int(state["iter"]), leaf=path)
+
+
+def _seen(batch: Any, place: Position) -> Snapshot:
+    return snapshot.of_batch(batch) | {"position": str(place[:2])}
 
 
 def _places(loader: Loader, seed: int, epoch: int) -> list[int]:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from purerun.random import Key, keyed_everywhere
 from purerun.state import State
@@ -118,19 +118,26 @@ def _halve(step: Callable[[State, Any], State], state: State, batch: Any, whole:
 
 @contextmanager
 def _others(models: list[nn.Module]) -> Iterator[None]:
-    """Give modules other weights and flags for a while."""
+    """Give modules other weights and flags for a while.
+
+    In place, because somebody may have kept a view of them.
+    """
     flags = [(inner, inner.training) for model in models for inner in model.modules()]
-    tensors = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
-    data = [tensor.data for tensor in tensors]
+    tensors = [tensor.detach() for model in models for tensor in (*model.parameters(), *model.buffers())]
+    kept = [(tensor, tensor.clone()) for tensor in tensors if not _overlaps(tensor)]
     try:
         for model in models:
             model.eval()
-        for tensor in tensors:
-            # Another memory, rather than another value: the module's own is left alone.
-            tensor.data = torch.ones_like(tensor)
+        for tensor, _ in kept:
+            tensor.copy_(torch.ones_like(tensor))
         yield
     finally:
-        for tensor, own in zip(tensors, data, strict=True):
-            tensor.data = own
+        for tensor, value in kept:
+            tensor.copy_(value)
         for inner, flag in flags:
             inner.training = flag
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    """Say whether elements share memory, as those of an expanded tensor do."""
+    return any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -48,6 +49,17 @@ def test_a_small_batch_is_one_array_and_a_large_one_one_tensor():
     assert large.buffer.is_shared()
     assert not isinstance(small.buffer, torch.Tensor)
     assert torch.equal(torch.arange(3), large.unwrapped()["y"])
+
+
+def test_tensors_begin_where_torch_would_let_them_begin():
+    """Small or large, what comes out of a pipe is aligned again."""
+    for size in (3, 100_000):
+        sent = parcel({"a": torch.zeros(3), "b": torch.zeros(size)})
+        received = np.empty(len(sent.buffer) + 1, np.uint8)[1:]
+        received[:] = sent.buffer
+        batch = Parcel(sent.nest, received).unwrapped()
+        assert [0, 0] == [tensor.data_ptr() % 64 for tensor in batch.values()]
+        assert torch.equal(torch.zeros(size), batch["b"])
 
 
 def test_what_would_change_travels_by_itself():

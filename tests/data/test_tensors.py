@@ -68,6 +68,23 @@ def test_strided_tensors_are_data_too():
     assert torch.equal(torch.arange(24.0).view(4, 6).T, batch)
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.uint8, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128]
+)
+@pytest.mark.parametrize("width", [3, 1000, 70_000])
+def test_rows_are_copied_alike_whatever_their_size(dtype, width):
+    """Small, middling and large batches of any dtype are what indexing gives, in memory aligned as torch aligns it."""
+    tensor = torch.randint(0, 2, (50, width)).to(dtype)
+    indices = torch.randint(50, (64,))
+    (found,) = Tensors(tensor).rows(indices)
+
+    assert same(tensor[indices], found)
+    assert 0 == found.data_ptr() % 64
+    for wrong in (-1, 50):
+        with pytest.raises(IndexError):
+            Tensors(tensor).rows(torch.cat([indices, torch.tensor([wrong])]))
+
+
 def test_tensors_are_values():
     """Equality and hash follow names and numbers; the text shows names, dtypes and shapes."""
     one, other = Tensors(x=torch.arange(3)), Tensors(x=torch.arange(3))

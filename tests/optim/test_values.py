@@ -216,6 +216,44 @@ def test_arguments_of_an_update_are_checked():
         sgd.update(params, params, {}, {"beta": 0.1})
 
 
+MOVING = {
+    "sgd": (SGD(lr=0.1, momentum=0.9, dampening=0.25), torch.optim.SGD, {"momentum": 0.9, "dampening": 0.25}),
+    "nesterov": (SGD(lr=0.1, momentum=0.9, nesterov=True), torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "rmsprop": (RMSprop(lr=0.1, momentum=0.5), torch.optim.RMSprop, {"momentum": 0.5}),
+}
+
+
+@pytest.mark.parametrize("row", MOVING.values(), ids=MOVING.keys())
+@pytest.mark.parametrize("schedule", [(0.0, 0.0, 0.9, 0.5), (0.9, 0.0, 0.0, 0.5, 0.5), (0.0,)], ids=str)
+@pytest.mark.parametrize("form", ["write", "numbers", "tensors"])
+def test_momentum_may_rest(row, schedule, form):
+    """Where a schedule makes the momentum 0 the buffer rests, and its first step may be a late one."""
+    optimizer, cls, options = row
+    params = {"w": numbers((4, 3))}
+    stand, slots = params["w"].clone(), optimizer.init(params)
+    kernel = {"foreach": True} if cls is torch.optim.RMSprop else {"fused": True}
+    oracle = cls([stand], lr=0.1, **options, **kernel)
+    for turn, momentum in enumerate(schedule):
+        if cls is torch.optim.RMSprop and "momentum_buffer" not in oracle.state[stand]:
+            oracle.state[stand].update(  # torch makes it in the first step or never
+                step=torch.zeros(()), square_avg=torch.zeros_like(stand), momentum_buffer=torch.zeros_like(stand)
+            )
+        oracle.param_groups[0]["momentum"] = momentum
+        stand.grad = (stand + turn).sin()
+        oracle.step()
+        grads = {"w": (params["w"] + turn).sin()}
+        hyper = {**optimizer.hyper(), "momentum": momentum}
+        if form == "write":
+            params, slots = optimizer.update(params, grads, slots, hyper)
+        else:
+            leaves = {name: torch.tensor(value, dtype=torch.float64) for name, value in hyper.items()}
+            buckets = [Bucket(("w",), hyper if form == "numbers" else leaves)]
+            params, slots = optimizer.trace(params, grads, slots, buckets)
+
+        slack = 0.0 if form == "write" else 1e-14
+        torch.testing.assert_close(params["w"], stand, rtol=100 * slack, atol=slack)
+
+
 @each
 def test_numbers_are_leaves_by_name(row):
     """The hyper-parameters are floats by torch's names, betas one by one; counts and choices are none."""

@@ -27,7 +27,7 @@ def test_it_learns_the_digits(trained):
     assert float(room.test(recipe, state)["accuracy"]) >= 0.98
 
 
-def test_it_is_the_same_in_another_process_count_and_after_a_stop(trained, tmp_path):
+def test_it_is_the_same_with_workers_and_after_a_stop(trained, tmp_path):
     """Augmentation and dropout are functions of the seed and the place: workers and a stop change nothing."""
     recipe, _ = trained
     short = override(recipe, ["epochs=2"])

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import purerun as pr
+from purerun import program
 from purerun.recipe import RecipeError, differences, load, override, resolved, text
 
 RECIPE = Path(__file__).parent.parent.parent / "recipes" / "digits.py"
@@ -95,7 +96,7 @@ def make(width: int, kind: str = "relu") -> nn.Module:
         ),
         (object(), {"class": "builtins.object"}),
     ],
-    ids=str,
+    ids=program.describe,
 )
 def test_each_kind_of_value_becomes_plain_data(value, expected):
     """Tables, arrays, strings and numbers, without an address or anything else that another process has differently."""

@@ -205,6 +205,28 @@ def test_going_on_with_another_recipe_is_refused(whole, tmp_path):
     )
 
 
+def test_no_setting_is_named_where_none_can_help(tmp_path):
+    """Another optimizer is no value that can be set."""
+    room.train(RECIPE, tmp_path, stop=after(2))
+    other = attrs.evolve(RECIPE, optimizer=pr.optim.AdamW(lr=0.1))
+    with pytest.raises(RecipeError, match=r"purerun\.optim\.AdamW.*; go on with the recipe as it was"):
+        room.train(other, tmp_path, resume="last")
+
+
+def test_another_program_behind_the_same_recipe_is_refused(tmp_path, monkeypatch):
+    """A class whose code makes other layers now has the same name and arguments."""
+    room.train(RECIPE, tmp_path, stop=after(2))
+    made = Net.__init__
+
+    def otherwise(self, width: int = 4, dropout: float = 0.5):
+        made(self, width, dropout)
+        self.layers[2] = nn.AlphaDropout(dropout)
+
+    monkeypatch.setattr(Net, "__init__", otherwise)
+    with pytest.raises(RecipeError, match="was made by another step, with the same recipe: "):
+        room.train(RECIPE, tmp_path, resume="last")
+
+
 def test_what_was_asked_to_change_changes(tmp_path):
     """The learning rate is a leaf of the state: the new one is written into it, and nothing else."""
     stopped = room.train(RECIPE, tmp_path, stop=after(2)).state
