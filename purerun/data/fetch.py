@@ -84,10 +84,9 @@ class Fetch:
 
     def _samples(self, task: Task) -> list[Any]:
         indices = task.indices.tolist()
-        keys = [
-            Key.of(self.seed, "sample", task.epoch, position)
-            for position in range(task.start, task.start + len(indices))
-        ]
+
+        def key(place: int) -> Key:
+            return Key.of(self.seed, "sample", task.epoch, task.start + place)
 
         def make(place: int) -> Any:
             try:
@@ -98,4 +97,4 @@ class Fetch:
                 error.add_note(f"while making sample {indices[place]} of the dataset, at {where}")
                 raise
 
-        return self._draws.samples(make, keys)
+        return self._draws.samples(make, key, len(indices))

@@ -226,6 +226,8 @@ class _Reading(Session):
 
     def close(self) -> None:
         """Stop the workers."""
+        if self._pool is not None:
+            self._pool.close()
         self._pool, self._turn, self._closed = None, None, True
 
     def _made(self, upcoming: Iterator[Task]) -> Iterator[Any]:

@@ -30,6 +30,7 @@ class Workers:
 
     def __init__(self, fetch: Fetch, *, count: int, prefetch: int, persistent: bool, pin_memory: bool) -> None:
         self._tasks = _Tasks()
+        self._iterator: Any = None
         self._loader = DataLoader(
             _Parcels(fetch),
             sampler=self._tasks,
@@ -47,7 +48,16 @@ class Workers:
     def batches(self, tasks: Iterator[Task]) -> Iterator[Any]:
         """Make the batches of some tasks, in their order."""
         self._tasks.upcoming = tasks
-        return map(Parcel.unwrapped, iter(self._loader))
+        self._iterator = iter(self._loader)
+        return map(Parcel.unwrapped, self._iterator)
+
+    def close(self) -> None:
+        """Stop the processes now.
+
+        Left to the garbage collector, they may outlive this process's last line, and die noisily.
+        """
+        if self._iterator is not None:
+            self._iterator._shutdown_workers()
 
 
 class _Parcels(Dataset[Parcel]):
@@ -82,9 +92,7 @@ def leave_signals_to_the_main_process(_worker: int) -> None:
     itself when it is done.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A forked worker has inherited the main process's handler.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # Only Linux says who sent a signal; elsewhere SIGTERM keeps ending a worker.
+    # Only Linux lets a thread wait for a signal and its sender; elsewhere SIGTERM keeps ending a worker.
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey_the_parent, daemon=True).start()
@@ -93,5 +101,5 @@ def leave_signals_to_the_main_process(_worker: int) -> None:
 def _obey_the_parent() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    os.kill(os.getpid(), signal.SIGTERM)
+    # Not by the signal: torch reports a worker that died of one as an error, even while Python exits.
+    os._exit(0)

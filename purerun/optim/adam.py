@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -196,8 +196,8 @@ def _write(
             pick(slots["exp_avg_sq"], names),
             pick(slots["max_exp_avg_sq"], names) if optimizer.amsgrad else [],
         )
-        laid, first = aligned(tensors), tensors[0][0]
-        steps = [step if step.device == first.device else step.to(first.device)] * len(names)
+        laid, device = aligned(tensors), tensors[0][0].device
+        steps = [step if step.device == device else step.to(device)] * len(names)
         try:
             kernel(
                 *laid,
@@ -211,23 +211,34 @@ def _write(
                 maximize=optimizer.maximize,
             )
         except NotImplementedError:  # complex numbers, some devices
-            adam.adam(
-                *tensors,
-                [one - 1 for one in steps],  # this form counts by itself
-                foreach=False,
-                has_complex=first.is_complex(),
-                decoupled_weight_decay=kernel is torch._fused_adamw_,
-                amsgrad=optimizer.amsgrad,
-                beta1=hyper["beta1"],
-                beta2=hyper["beta2"],
-                lr=hyper["lr"],
-                weight_decay=hyper["weight_decay"],
-                eps=hyper["eps"],
-                maximize=optimizer.maximize,
-            )
+            _single(optimizer, tensors, steps, hyper)
             continue
         if laid is not tensors:
             settle(tensors, laid)
+
+
+def _single(
+    optimizer: Adam | AdamW, tensors: tuple[list[Tensor], ...], steps: list[Tensor], hyper: Mapping[str, float]
+) -> None:
+    params, grads, means, squares, largest = tensors
+    adam.adam(
+        params,
+        grads,
+        means,
+        squares,
+        largest,
+        [step - 1 for step in steps],  # this form counts by itself
+        foreach=False,
+        has_complex=params[0].is_complex(),
+        decoupled_weight_decay=isinstance(optimizer, AdamW),
+        amsgrad=optimizer.amsgrad,
+        beta1=hyper["beta1"],
+        beta2=hyper["beta2"],
+        lr=hyper["lr"],
+        weight_decay=hyper["weight_decay"],
+        eps=hyper["eps"],
+        maximize=optimizer.maximize,
+    )
 
 
 Decay = Callable[[Tensor, Tensor, Hyper], tuple[Tensor, Tensor]]

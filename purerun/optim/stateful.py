@@ -54,6 +54,7 @@ class Torch(Optimizer):
     the pure form must equal the original, else `init` raises.  Everything remembered becomes
     a slot of constant shape: Python numbers become 0-d tensors and come back as numbers,
     what is sometimes None or a tensor gets a flag, a list that grows becomes a stack.
+    An optimizer that draws from the global generators does so here too.
 
     The floats among the options are the hyper-parameters: `lr`, `weight_decay`, ...; those
     of a tuple are numbered: `betas` makes `beta1` and `beta2`.

@@ -83,7 +83,14 @@ def _watched(states: Iterator[State], sinks: Sequence[Opens], desk: Desk) -> Gen
         error = caught
         raise
     finally:
-        _close(desk, error)
+        try:
+            _close(desk, error)
+        finally:
+            # An error that is kept keeps this frame, and with it the loop and its workers, until
+            # the garbage collector comes round.
+            error = None
+            if isinstance(states, Generator):
+                states.close()
 
 
 def _open(sinks: Sequence[Opens], desk: Desk) -> None:

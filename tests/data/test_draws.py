@@ -17,17 +17,17 @@ KINDS = ("torch", "numpy", "python")
 SETS = [kinds for count in range(4) for kinds in combinations(KINDS, count)]
 
 
-def oracle(make, keys):
+def key(epoch):
+    return lambda place: Key.of(0, "sample", epoch, place)
+
+
+def oracle(make, count, epoch):
     """Seed everything before each sample."""
     samples = []
-    for place, key in enumerate(keys):
-        seed_everywhere(key)
+    for place in range(count):
+        seed_everywhere(key(epoch)(place))
         samples.append(make(place))
     return samples
-
-
-def keys(count, epoch=0):
-    return [Key.of(0, "sample", epoch, place) for place in range(count)]
 
 
 @pytest.mark.parametrize("count", [3, 40])
@@ -37,9 +37,9 @@ def test_samples_are_those_of_seeding_everything(kinds, count):
     dataset, draws = Noisy(count, kinds), Draws()
 
     for epoch in range(3):
-        expected = oracle(dataset.__getitem__, keys(count, epoch))
+        expected = oracle(dataset.__getitem__, count, epoch)
         torch.rand(1), np.random.rand(), random.random()
-        assert same(expected, draws.samples(dataset.__getitem__, keys(count, epoch)))
+        assert same(expected, draws.samples(dataset.__getitem__, key(epoch), count))
 
 
 def test_a_generator_that_is_used_late_is_noticed():
@@ -53,19 +53,17 @@ def test_a_generator_that_is_used_late_is_noticed():
 
     draws = Draws()
     for epoch in range(12):
-        assert oracle(make, keys(20, epoch)) == draws.samples(make, keys(20, epoch))
+        assert oracle(make, 20, epoch) == draws.samples(make, key(epoch), 20)
 
 
-def test_a_dataset_that_draws_from_torch_is_asked_once():
-    """Making a batch again happens only to find out about numpy and Python, once each."""
-    dataset, draws = Noisy(20, ("torch",)), Draws()
-    draws.samples(dataset.__getitem__, keys(20))
-    assert 20 == len(dataset.asked)
-
-    dataset, draws = Noisy(20), Draws()
+@pytest.mark.parametrize(("kinds", "again"), [((), 0), (("torch",), 1), (KINDS, 1)])
+def test_a_batch_is_made_again_only_to_learn(kinds, again):
+    """A dataset that draws nothing is asked once for each sample, another one twice for those of its first batch."""
+    dataset, draws = Noisy(20, kinds), Draws()
     for epoch in range(3):
-        draws.samples(dataset.__getitem__, keys(20, epoch))
-    assert 80 == len(dataset.asked)
+        draws.samples(dataset.__getitem__, key(epoch), 20)
+
+    assert 60 + 20 * again == len(dataset.asked)
 
 
 def test_an_error_that_only_other_chance_brings_is_none():
@@ -76,8 +74,8 @@ def test_an_error_that_only_other_chance_brings_is_none():
             raise ArithmeticError(place)
         return place
 
-    fair = [epoch for epoch in range(60) if not fails(lambda epoch=epoch: oracle(make, keys(16, epoch)))]
-    found = [epoch for epoch in range(60) if not fails(lambda epoch=epoch: Draws().samples(make, keys(16, epoch)))]
+    fair = [epoch for epoch in range(60) if not fails(lambda epoch=epoch: oracle(make, 16, epoch))]
+    found = [epoch for epoch in range(60) if not fails(lambda epoch=epoch: Draws().samples(make, key(epoch), 16))]
 
     assert fair == found
     assert 0 < len(fair) < 60
