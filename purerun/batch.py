@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 
+class BatchError(ValueError):
+    """A batch does not hold what was asked of it."""
+
+
 def leaves(batch: Any) -> Iterator[Tensor]:
     """Walk over the tensors of a batch, in its own order.
 
@@ -77,24 +81,24 @@ def entry(batch: Any, which: str | int) -> Any:
     >>> entry((1, 2), "label")
     Traceback (most recent call last):
     ...
-    KeyError: "expected a batch with an entry 'label', got a tuple of 2; name an entry it has"
+    purerun.batch.BatchError: expected a batch with an entry 'label', got a tuple of 2; name an entry it has
     """
     if isinstance(batch, Mapping):
         names = list(batch)
         name = names[which] if isinstance(which, int) and which < len(names) else which
         if name in batch:
             return batch[name]
-        raise KeyError(f"expected a batch with an entry {which!r}, got one with {names}; name an entry it has")
+        raise BatchError(f"expected a batch with an entry {which!r}, got one with {names}; name an entry it has")
     if isinstance(batch, list | tuple):
         if isinstance(which, int) and which < len(batch):
             return batch[which]
-        raise KeyError(
+        raise BatchError(
             f"expected a batch with an entry {which!r}, got a {type(batch).__name__} of {len(batch)}; "
             "name an entry it has"
         )
     if which == 0:
         return batch
-    raise KeyError(f"expected a batch with an entry {which!r}, got one {type(batch).__name__}; name an entry it has")
+    raise BatchError(f"expected a batch with an entry {which!r}, got one {type(batch).__name__}; name an entry it has")
 
 
 def describe(batch: Any) -> str:

@@ -48,7 +48,18 @@ class Binding:
         self._params = _slots(module, "_parameters", self.params)
         self._buffers = _slots(module, "_buffers", self.buffers)
         self._modes = {training: _modes(module, training=training) for training in (True, False)}
-        self._watch = True
+        self._runs = 0
+        self.wide = False
+        """Whether the forward draws from numpy or Python's generator too, as far as has been seen."""
+
+    @property
+    def watching(self) -> bool:
+        """Whether the next run is looked at closely: the first, second, fourth, eighth, ...
+
+        A forward that remembers does so on its first run, or when something is new; looking at
+        every attribute of every module each time would cost more than a small step.
+        """
+        return not self._runs & (self._runs - 1)
 
     def __call__(self, params: Mapping[str, Tensor], buffers: dict[str, Tensor], *, training: bool) -> _Bound:
         """Bind tensors for a `with` block.
@@ -78,8 +89,8 @@ class _Bound:
         # Looked up before anything is written: a state that lacks one must not leave a module half bound.
         given = [params[name] for _, _, name in binding._params] + [buffers[name] for _, _, name in binding._buffers]
         slots = (*binding._params, *binding._buffers)
-        self._notes = attributes.note(binding.module) if binding._watch else None
-        if binding._watch:
+        self._notes = attributes.note(binding.module) if binding.watching else None
+        if binding.watching:
             self._versions = {name: param._version for name, param in params.items()}
         self._flipped = [(place, place["training"]) for place, flag in self._flags if place["training"] is not flag]
         for place, flag in self._flipped:
@@ -96,6 +107,7 @@ class _Bound:
             place[key] = own
         for place, flag in self._flipped:
             place["training"] = flag
+        binding._runs += 1
         if self._notes is not None:
             self._judge(attributes.restore(binding.module, self._notes), failed=kind is not None)
         if kind is None:
@@ -115,9 +127,6 @@ class _Bound:
                     f"expected the forward to leave parameters alone, but it writes into `{name}`; "
                     "change it in a wrapper around `update`"
                 )
-        # A forward that remembers does so on its first run: looking at every attribute of
-        # every module each time would cost more than a small step.
-        self._binding._watch = False
 
 
 def _rebound(name: str, given: Tensor, tensor: Any) -> Tensor:

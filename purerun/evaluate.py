@@ -16,7 +16,7 @@ from purerun import program
 from purerun.bind import Binding
 from purerun.metrics import Metric, Tallies
 from purerun.random import Key, keyed
-from purerun.state import State, lazy_clone
+from purerun.state import State, StateError, lazy_clone
 
 
 def first_entry(model: nn.Module, batch: Any) -> Any:
@@ -57,14 +57,32 @@ class PredictStep:
         tensors = [*self.binding.params.values(), *self.binding.buffers.values()]
         return tensors[0].device if tensors else torch.device("cpu")
 
+    def fit(self, state: State) -> None:
+        """Check that a state has the weights that are asked for.
+
+        Raises:
+            StateError: it has not.
+        """
+        if self.weights and self.weights not in state.names():
+            raise StateError(
+                f"expected a state with averaged weights in `{self.weights}`, got {list(state.names())}; "
+                "wrap the step, e.g. with pr.EMA(0.999), or judge the trained ones with weights=''"
+            )
+
     def __call__(self, state: State, batch: Any) -> Any:
-        """Run the model of a state on a batch."""
+        """Run the model of a state on a batch.
+
+        Raises:
+            StateError: it has no such weights.
+        """
         if self.device.type != "cpu":
             batch = _batch.move(batch, self.device)
+        self.fit(state)
         source = state[self.weights] if self.weights else state
         buffers = {name: lazy_clone(buffer) for name, buffer in {**state["buffers"], **source["buffers"]}.items()}
         key = Key.of(int(state["seed"]), "evaluate", int(state["iter"]))
-        params = {**state["params"], **source["params"]}
+        # Cloned, because what a forward returns may be one of them.
+        params = {name: lazy_clone(param) for name, param in {**state["params"], **source["params"]}.items()}
         with torch.no_grad(), keyed(key), self.binding(params, buffers, training=False) as model:
             return self.forward(model, batch)
 

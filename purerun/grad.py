@@ -195,7 +195,9 @@ def reduce(output: Any, batch: Any) -> tuple[Tensor, float | Tensor, Mapping[str
     if isinstance(output, Tensor):
         return _scalar(output, "the loss"), _batch.size(batch), {}
     if isinstance(output, Loss):
-        return _scalar(output.sum, "the loss's sum") / output.weight, output.weight, output.terms
+        # The mean of nothing (a batch of padding alone) is 0, and so is its gradient.
+        count = output.weight + (output.weight == 0)
+        return _scalar(output.sum, "the loss's sum") / count, output.weight, output.terms
     if isinstance(output, Mapping):
         total = output["loss"] if "loss" in output else _sum(output)
         return _scalar(total, "the loss"), _batch.size(batch), output

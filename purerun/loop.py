@@ -14,8 +14,9 @@ from torch import Tensor
 
 from purerun.data import Position, Session, Source, as_loader
 from purerun.evaluate import PredictStep, ValStep
-from purerun.state import Draft, State, missing, peek, release
+from purerun.state import Draft, State, leaves, missing, peek, release
 from purerun.step import Step, fit
+from purerun.valid import is_whole
 
 StepFunction: TypeAlias = Callable[[State, Any], State]
 
@@ -83,8 +84,8 @@ class TrainLoop:
             if not isinstance(hook, Hook):
                 raise TypeError(f"expected hooks such as pr.hooks.Validate(...), got {hook!r}; subclass pr.hooks.Hook")
         limit = self.epochs if self.iters is None else self.iters
-        if limit is not None and limit < 0:
-            raise ValueError(f"expected epochs or iters of at least 0, got {limit}")
+        if not is_whole(limit) or limit < 0:
+            raise ValueError(f"expected epochs or iters to be a whole number of at least 0, got {limit!r}")
 
     def __call__(self, state: State, loader: Any) -> Generator[State, None, None]:
         """Go on from a state, to the end of the loop.
@@ -100,7 +101,7 @@ class TrainLoop:
         hooks = tuple(hook.within(self.epochs, self.iters) for hook in self.hooks)
         if self._steps():
             state = fit(state, *self._steps())
-        for slots in (source.slots(), *(hook.slots(state) for hook in hooks)):
+        for slots in (source.slots(), *_apart([hook.slots(state) for hook in hooks], hooks)):
             state = state.replace(missing(slots, state))
         # Handed over, not kept in this frame: the first state would live as long as the loop.
         return self._run(state, hooks, source)
@@ -148,6 +149,20 @@ class TrainLoop:
         return after
 
 
+def _apart(slots: list[Draft], hooks: tuple[Hook, ...]) -> list[Draft]:
+    """Refuse two hooks that would write into one slot."""
+    owner: dict[tuple[str, ...], Hook] = {}
+    for hook, wanted in zip(hooks, slots, strict=True):
+        for path, _ in leaves(wanted):
+            if path in owner:
+                raise ValueError(
+                    f"expected hooks with slots of their own, but two write into `{'/'.join(path)}`: {owner[path]!r} "
+                    f"and {hook!r}; tell them apart, with slot='...' or prefix='...'"
+                )
+            owner[path] = hook
+    return slots
+
+
 def _batches(session: Session, state: State) -> Iterator[tuple[Any, Position]]:
     """Read on and on from where a state stands: one epoch after the other."""
     place = Position(int(state["epoch"]), int(state["cursor"]), state["stream"] if "stream" in state.names() else None)
@@ -181,7 +196,7 @@ class ValLoop:
     # Its other name begins with "Test": pytest would take it for a test class.
     __test__ = False
 
-    step: ValStep
+    step: ValStep = attrs.field(validator=attrs.validators.instance_of(ValStep))
 
     def __call__(self, state: State, loader: Any) -> dict[str, Tensor]:
         """Judge a state on all batches of a loader."""

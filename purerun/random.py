@@ -118,16 +118,24 @@ class keyed_everywhere:
     True
     """
 
-    __slots__ = ("_key", "_numpy", "_python", "_torch")
+    __slots__ = ("_key", "_numpy", "_python", "_still", "_torch")
 
     def __init__(self, key: Key) -> None:
         self._key = key
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> keyed_everywhere:
         self._python, self._numpy = _python.getstate(), np.random.get_state()
         self._torch = keyed(self._key)
         self._torch.__enter__()
         seed_everywhere(self._key)
+        self._still = _python.getstate(), np.random.get_state()
+        return self
+
+    def drew(self) -> bool:
+        """Say whether the block has drawn from numpy or from Python's `random`; asked inside of it."""
+        python, (_, words, *places) = self._still
+        _, now, *here = np.random.get_state()
+        return python != _python.getstate() or places != here or not np.array_equal(words, now)
 
     def __exit__(self, *error: Any) -> None:
         self._torch.__exit__(*error)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import torch
 from tensordict import TensorDict
-from torch import Tensor
+from torch import Tensor, nn
 
 Draft: TypeAlias = dict[str, Any]
 """A state under construction: nested plain dicts of tensors that one function owns."""
@@ -191,6 +191,8 @@ def lazy_clone(tensor: Tensor) -> Tensor:
     >>> a.tolist(), b.tolist()
     ([0.0, 0.0], [1.0, 1.0])
     """
+    if _transformed():
+        return tensor.clone()  # inside vmap and grad: a copy that they know
     try:
         return _clone(tensor)
     except RuntimeError:
@@ -311,7 +313,7 @@ def _plain(value: Any) -> Any:
     if type(value) is not State:
         return lazy_clone(value)
     tree = peek(value)
-    if _FLAT.issuperset(map(type, tree.values())):
+    if _FLAT.issuperset(map(type, tree.values())) and not _transformed():
         try:
             return dict(zip(tree, map(_clone, tree.values()), strict=True))
         except RuntimeError:
@@ -344,9 +346,14 @@ def _merge(draft: Draft, changes: Mapping[str, Any], path: tuple[str, ...]) -> N
             draft[name] = _leaf(value, old)
 
 
+def _transformed() -> bool:
+    return torch._C._functorch.maybe_current_level() is not None
+
+
 def _leaf(value: Any, old: Tensor | None) -> Tensor:
     if isinstance(value, Tensor):
-        return lazy_clone(value.detach())
+        # A graph is kept: that is how one differentiates by a hyper-parameter.
+        return lazy_clone(value.detach() if isinstance(value, nn.Parameter) else value)
     if old is not None:
         return torch.tensor(value, dtype=old.dtype, device=old.device)
     # Not torch's default dtype: a hyper-parameter such as 0.1 must stay the number it was.

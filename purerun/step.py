@@ -19,17 +19,14 @@ from torch import Tensor
 
 from purerun import batch as _batch
 from purerun import program
+from purerun.batch import BatchError
 from purerun.data.place import Position
 from purerun.grad import Grads
-from purerun.state import COUNTERS, Draft, State, StateError, lazy_clone, leaves, release, seal, unseal
+from purerun.state import COUNTERS, REPORT, Draft, State, StateError, lazy_clone, leaves, peek, release, seal, unseal
 
 
 class StepChanged(UserWarning):
     """A state goes on with another step than the one that made it."""
-
-
-class BatchError(ValueError):
-    """A batch does not hold what the loss asked for."""
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -108,7 +105,7 @@ class Step(ABC):
         Raises:
             StateError: the gradients do not fit the parameters.
         """
-        draft = unseal(state)
+        draft = self._open(state)
         _check_grads(draft["params"], grads, self.trained)
         # The gradients may be used again, and no tensor belongs to two states.
         own = {name: lazy_clone(buffer) for name, buffer in grads.buffers.items()}
@@ -118,7 +115,7 @@ class Step(ABC):
 
     def __call__(self, state: State, batch: Any) -> State:
         """Make the state after one batch: `update(state, grad(state, batch))`."""
-        draft = unseal(state)
+        draft = self._open(state)
         self._write(draft, self._read(draft, state, batch))
         return seal(draft)
 
@@ -133,7 +130,7 @@ class Step(ABC):
                 not copy.  Until then, and so after an error in the batch or the loss, the
                 state is whole.
         """
-        draft = unseal(state, lease=lease)
+        draft = self._open(state, lease=lease)
         grads = self._read(draft, state, batch)
         if lease:
             release(state)
@@ -170,8 +167,8 @@ class Step(ABC):
         """Make a state of another step fit this one.
 
         What both have in the same shape is kept; slots that this step needs and the state
-        lacks start fresh; slots of the other optimizer or wrappers are dropped.  The base
-        hyper-parameters are this step's own.
+        lacks start fresh; slots of the other optimizer are dropped.  The base hyper-parameters
+        are this step's own.  Entries that no step has (of hooks, of loaders) stay.
 
         Raises:
             StateError: the parameters themselves are others.
@@ -185,9 +182,19 @@ class Step(ABC):
             # The hyper-parameters are this step's: that is what another step is mostly wanted for.
             usable = path[0] not in ("fingerprint", "hyper") and _alike(leaf, old.get(path))
             _put(kept, path, old[path] if usable else leaf)
-        return fresh.replace(kept).replace(scores=state["scores"])
+        others = [name for name in state.names() if name not in fresh.names()]
+        return fresh.replace(kept).replace(state.select("scores", *others))
 
     # ------------------------------------------------------------------ inside
+    def _open(self, state: State, *, lease: bool = False) -> Draft:
+        draft = unseal(state, lease=lease)
+        if self.slot:
+            # Steps that take turns: what the others have reported stays beside this one's report.
+            mine = f"{self.slot}."
+            others = {name: value for name, value in peek(state)[REPORT].items() if not name.startswith(mine)}
+            draft[REPORT] = {name: lazy_clone(value) for name, value in others.items()}
+        return draft
+
     def _read(self, draft: Draft, state: State, batch: Any) -> Grads:
         try:
             grads = self.read(draft, batch)
@@ -204,7 +211,8 @@ class Step(ABC):
         except KeyError:
             _check(draft, self)
             raise
-        draft["metrics"].update(grads.metrics)
+        mine = {f"{self.slot}.{name}": value for name, value in grads.metrics.items()} if self.slot else grads.metrics
+        draft[REPORT].update(mine)
         draft["iter"] = _count(int(draft["iter"]) + 1)
 
 
@@ -307,7 +315,23 @@ def _explain(error: Exception, step: Step, state: State, batch: Any) -> None:
             raise BatchError(
                 f"expected a batch with the key {wanted!r}, which the loss asks for, got {_batch.describe(batch)}"
             ) from error
+    if _is_about_tensors(error):
+        raise BatchError(
+            f"expected a batch that the model and the loss can take, got {_batch.describe(batch)}, on which they failed: "
+            f"{str(error).splitlines()[0]}; look at shapes and dtypes"
+        ) from error
     error.add_note(f"in iteration {int(state['iter'])}, on a batch of {_batch.describe(batch)}")
+
+
+def _is_about_tensors(error: Exception) -> bool:
+    """Say whether torch refused what it was given: plainly, or from one of its own layers."""
+    if type(error) is RuntimeError:
+        return bool(str(error)) and "graph a second time" not in str(error)
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    inside = trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("torch.")
+    return type(error) in (TypeError, ValueError, IndexError) and inside
 
 
 def refuse_nonfinite(grads: Grads) -> None:

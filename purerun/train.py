@@ -17,14 +17,24 @@ from purerun.bind import Binding, ModelError
 from purerun.grad import Engine, Grads, LossFunction
 from purerun.optim import Bucket, Optimizer, partition
 from purerun.optim.optimizer import Closure, Params
-from purerun.random import Key, keyed
+from purerun.random import Key, keyed, keyed_everywhere
 from purerun.schedule import Affine, Plan, Schedule
 from purerun.state import Draft, lazy_clone
 from purerun.step import Step, refuse_nonfinite
+from purerun.valid import one_of
 
 
 def _schedules(given: Schedule | list[Schedule] | tuple[Schedule, ...]) -> tuple[Schedule, ...]:
-    return tuple(given) if isinstance(given, list | tuple) else (given,)
+    schedules = tuple(given) if isinstance(given, list | tuple) else (given,)
+    for schedule in schedules:
+        if not isinstance(schedule, Schedule):
+            raise TypeError(f"expected schedules such as pr.schedule.Cosine(end=12), got {schedule!r}")
+    return schedules
+
+
+def _function(_: Any, attribute: Any, value: Any) -> None:
+    if not callable(value):
+        raise TypeError(f"expected a loss function, called as loss(model, batch), got {value!r}")
 
 
 def _optimizer(_: Any, attribute: Any, value: Any) -> None:
@@ -61,17 +71,15 @@ class TrainStep(Step):
     """
 
     model: nn.Module = attrs.field(eq=id, repr=lambda model: type(model).__name__)
-    loss: LossFunction = attrs.field(repr=program.describe)
+    loss: LossFunction = attrs.field(repr=program.describe, validator=_function)
     optimizer: Optimizer = attrs.field(validator=_optimizer)
     schedule: tuple[Schedule, ...] = attrs.field(default=(), kw_only=True, converter=_schedules)
-    engine: Engine = attrs.field(default="autograd", kw_only=True, validator=attrs.validators.in_(("autograd", "func")))
+    engine: Engine = attrs.field(default="autograd", kw_only=True, validator=one_of("autograd", "func"))
     name: str = attrs.field(default="", kw_only=True)
     params: str | tuple[str, ...] = attrs.field(default="*", kw_only=True)
-    unused: Literal["raise", "zero"] = attrs.field(
-        default="raise", kw_only=True, validator=attrs.validators.in_(("raise", "zero"))
-    )
+    unused: Literal["raise", "zero"] = attrs.field(default="raise", kw_only=True, validator=one_of("raise", "zero"))
     nonfinite: Literal["raise", "allow"] = attrs.field(
-        default="raise", kw_only=True, validator=attrs.validators.in_(("raise", "allow"))
+        default="raise", kw_only=True, validator=one_of("raise", "allow")
     )
 
     def __attrs_post_init__(self) -> None:
@@ -157,10 +165,19 @@ class TrainStep(Step):
         return attrs.evolve(grads, recompute=self._closure(draft, batch)) if self.optimizer.closes else grads
 
     def _differentiate(self, draft: Draft, batch: Any, params: Draft, buffers: Draft) -> Grads:
-        with keyed(Key.of(int(draft["seed"]), "step", int(draft["iter"]))):
-            return grad.compute(
-                self.engine, self.binding, self.loss, batch, params, buffers, self.trained, unused=self.unused
-            )
+        key = Key.of(int(draft["seed"]), "step", int(draft["iter"]))
+        if not (self.binding.watching or self.binding.wide):
+            with keyed(key):
+                return self._compute(batch, params, buffers)
+        with keyed_everywhere(key) as chance:
+            grads = self._compute(batch, params, buffers)
+            self.binding.wide = self.binding.wide or chance.drew()
+            return grads
+
+    def _compute(self, batch: Any, params: Draft, buffers: Draft) -> Grads:
+        return grad.compute(
+            self.engine, self.binding, self.loss, batch, params, buffers, self.trained, unused=self.unused
+        )
 
     def _closure(self, draft: Draft, batch: Any) -> Closure:
         """Make the function by which a line search looks at other parameters, under the same chance."""

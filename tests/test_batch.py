@@ -104,7 +104,7 @@ def test_an_entry_is_found_by_name_or_by_place(batch, which, expected):
 )
 def test_a_missing_entry_says_what_there_is(batch, which, words):
     """The error names what was asked for and what was there."""
-    with pytest.raises(KeyError, match="expected a batch with an entry") as error:
+    with pytest.raises(BatchError, match="expected a batch with an entry") as error:
         _batch.entry(batch, which)
 
     assert all(word in str(error.value) for word in words)

@@ -36,6 +36,7 @@ def is_mistake(error: Exception) -> bool:
     if isinstance(error, Mistake):
         return True
     # Who raised one of these has imported torch already.
+    from purerun.batch import BatchError
     from purerun.bind import ModelError
     from purerun.checkpoint import CheckpointError
     from purerun.grad import LossError
@@ -43,7 +44,7 @@ def is_mistake(error: Exception) -> bool:
     from purerun.recipe import RecipeError
     from purerun.sinks import SinkError
     from purerun.state import StateError
-    from purerun.step import BatchError, NonFiniteLoss
+    from purerun.step import NonFiniteLoss
 
     known = (
         BatchError,

@@ -113,7 +113,9 @@ def _result(state: State, recipe: Recipe) -> dict[str, Any]:
     from purerun.identity import digest
     from purerun.sinks.lines import encoded
 
-    scores = {name: encoded(float(state["scores", name])) for name in recipe.metrics if recipe.val is not None}
+    # A run that had nothing to do has judged nothing.
+    made = [name for name in recipe.metrics if name in state["scores"].names()]
+    scores = {name: encoded(float(state["scores", name])) for name in made}
     return {"mode": "val" if scores else "train", **_counters(state), **scores, "digest": digest(state)}
 
 

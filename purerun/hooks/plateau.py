@@ -10,6 +10,7 @@ import torch
 
 from purerun.hooks.hook import Hook
 from purerun.state import Draft, State, StateError
+from purerun.valid import one_of
 
 
 @attrs.frozen
@@ -35,15 +36,11 @@ class ReduceOnPlateau(Hook):
 
     monitor: str
     param: str = attrs.field(default="lr", kw_only=True)
-    rule: Literal["less", "greater"] = attrs.field(
-        default="less", kw_only=True, validator=attrs.validators.in_(("less", "greater"))
-    )
+    rule: Literal["less", "greater"] = attrs.field(default="less", kw_only=True, validator=one_of("less", "greater"))
     factor: float = attrs.field(default=0.1, kw_only=True, validator=[attrs.validators.gt(0), attrs.validators.lt(1)])
     patience: int = attrs.field(default=10, kw_only=True, validator=attrs.validators.ge(0))
     threshold: float = attrs.field(default=1e-4, kw_only=True, validator=attrs.validators.ge(0.0))
-    threshold_rule: Literal["rel", "abs"] = attrs.field(
-        default="rel", kw_only=True, validator=attrs.validators.in_(("rel", "abs"))
-    )
+    threshold_rule: Literal["rel", "abs"] = attrs.field(default="rel", kw_only=True, validator=one_of("rel", "abs"))
     cooldown: int = attrs.field(default=0, kw_only=True, validator=attrs.validators.ge(0))
     min_value: float = attrs.field(default=0.0, kw_only=True)
     eps: float = attrs.field(default=1e-8, kw_only=True)
@@ -55,7 +52,13 @@ class ReduceOnPlateau(Hook):
         return (self.slot, "hyper")
 
     def slots(self, state: State) -> Draft:
-        """Make the memory: the best value, bad checks in a row, checks left to cool down."""
+        """Make the memory: the best value, bad checks in a row, checks left to cool down.
+
+        Raises:
+            StateError: there is no such hyper-parameter.
+        """
+        if self.param not in state["hyper"].names():
+            raise StateError(f"expected a hyper-parameter among {list(state['hyper'].names())}, got {self.param!r}")
         worst = math.inf if self.rule == "less" else -math.inf
         counts = {name: torch.zeros((), dtype=torch.int64) for name in ("bad", "cooling")}
         return {self.slot: {"best": torch.tensor(worst, dtype=torch.float64), **counts}}

@@ -44,7 +44,12 @@ class Validate(Hook):
         return ("scores",)
 
     def slots(self, state: State) -> Draft:
-        """Make the scores, as NaN until the first validation, and the iteration that they are of."""
+        """Make the scores, as NaN until the first validation, and the iteration that they are of.
+
+        Raises:
+            StateError: the weights to judge are not in the state.
+        """
+        self.loop.step.predict.fit(state)
         blank = {self.prefix + name: score for name, score in self.loop.step.blank().items()}
         return {"scores": {**blank, self.prefix + "iter": torch.tensor(-1)}}
 

@@ -12,6 +12,7 @@ from typing import Literal, Self, TypeAlias
 import attrs
 
 from purerun.state import State, peek
+from purerun.valid import one_of, whole
 
 Unit: TypeAlias = Literal["epoch", "iter"]
 
@@ -55,8 +56,8 @@ class Every(When):
     [5, 10, 12]
     """
 
-    count: int = attrs.field(validator=attrs.validators.ge(1))
-    unit: Unit = attrs.field(default="epoch", validator=attrs.validators.in_(("epoch", "iter")))
+    count: int = attrs.field(validator=whole(1))
+    unit: Unit = attrs.field(default="epoch", validator=one_of("epoch", "iter"))
     begin: int = 1
     changes: tuple[tuple[int, int], ...] = attrs.field(
         default=(), converter=lambda given: tuple(sorted((int(m), int(n)) for m, n in given))
@@ -84,7 +85,7 @@ class At(When):
     """
 
     counts: tuple[int, ...] = attrs.field(converter=tuple)
-    unit: Unit = attrs.field(default="epoch", validator=attrs.validators.in_(("epoch", "iter")))
+    unit: Unit = attrs.field(default="epoch", validator=one_of("epoch", "iter"))
 
     def __call__(self, state: State) -> bool:
         """Say whether the counter of the unit has just reached one of them."""

@@ -84,7 +84,10 @@ def again(recipe: Recipe, step: Step, checkpoint: Path, *, asked: Sequence[str] 
                 f"{checkpoint} was made by another step, with the same recipe: {told}; go on with the code as it was, "
                 "or begin a new run with its weights (--load-from)"
             )
-        state = step.adopt(state)
+        # Base values that have not changed stay as they are in the state: a hook may have written them.
+        adopted = step.adopt(state)
+        both = [name for name in state["hyper"].names() if name in adopted["hyper"].names()]
+        state = adopted.replace(hyper=state["hyper"].select(*both))
     return Start(placed(state.replace(_written(changes, recipe)), fresh), checkpoint)
 
 

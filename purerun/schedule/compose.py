@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import attrs
 
-from purerun.schedule import valid
+from purerun import valid
 from purerun.schedule.affine import Affine
 from purerun.schedule.window import TINY, Move, Schedule
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from purerun.schedule import valid
+from purerun import valid
 from purerun.schedule.window import STEPS, Move, Schedule, as_tuple, need_end, period_field, quotient, span
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import attrs
 
-from purerun.schedule import valid
+from purerun import valid
 from purerun.schedule.window import ANNEAL, Move, Schedule, anneal_field, period_field, span
 
 

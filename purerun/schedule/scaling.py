@@ -13,7 +13,7 @@ from typing import Literal
 
 import attrs
 
-from purerun.schedule import valid
+from purerun import valid
 from purerun.schedule.window import (
     ANNEAL,
     STEPS,

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 
 import attrs
 
-from purerun.schedule import valid
+from purerun import valid
 from purerun.schedule.affine import IDENTITY, Affine
 
 Move = tuple[float, float, float]

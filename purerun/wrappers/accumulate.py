@@ -11,6 +11,7 @@ from purerun.grad import Grads
 from purerun.optim.optimizer import zeros
 from purerun.state import Draft
 from purerun.step import Step
+from purerun.valid import whole
 from purerun.wrappers.wrapper import Wrapper
 
 
@@ -26,7 +27,7 @@ class Accumulate(Wrapper):
         count: iterations a window.
     """
 
-    count: int = attrs.field(validator=attrs.validators.ge(1))
+    count: int = attrs.field(validator=whole(1))
 
     @property
     def slot(self) -> str:

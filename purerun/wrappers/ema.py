@@ -8,6 +8,7 @@ import torch
 from purerun.grad import Grads
 from purerun.state import Draft, lazy_clone
 from purerun.step import Step
+from purerun.valid import number
 from purerun.wrappers.wrapper import Wrapper
 
 
@@ -22,7 +23,7 @@ class EMA(Wrapper):
         decay: how much of the average stays, in [0, 1].
     """
 
-    decay: float = attrs.field(default=0.999, validator=[attrs.validators.ge(0), attrs.validators.le(1)])
+    decay: float = attrs.field(default=0.999, validator=number(0, 1))
 
     @property
     def slot(self) -> str:
@@ -39,6 +40,16 @@ class EMA(Wrapper):
     def write(self, step: Step, draft: Draft, grads: Grads) -> None:
         """Move the average towards the parameters that the inner update wrote."""
         step.write(draft, grads)
+        self._move(draft)
+
+    def close(self, step: Step, draft: Draft) -> bool:
+        """Take the update into the average that a loop ends with."""
+        closed = step.close(draft)
+        if closed:
+            self._move(draft)
+        return closed
+
+    def _move(self, draft: Draft) -> None:
         average = draft[self.slot]["params"]
         torch._foreach_lerp_(list(average.values()), [draft["params"][name] for name in average], 1.0 - self.decay)
         draft[self.slot]["buffers"] = {name: lazy_clone(buffer) for name, buffer in draft["buffers"].items()}

@@ -213,11 +213,11 @@ def test_an_endless_order_never_ends_the_epoch():
 
 def test_a_cursor_in_a_dropped_tail_reads_nothing():
     """`read` stays within its epoch; `seek` and `advance` agree on going to the next one."""
-    loader = Loader(range(10), batch_size=4, drop_last=True)
+    loader = Loader(range(10), batch_size=4, shuffle=True, drop_last=True)
     stranded = state(epoch=2, cursor=8)
 
     assert [] == tail(loader, 0, 2, 8)
-    assert [[0, 1, 2, 3], [4, 5, 6, 7]] == [batch.tolist() for batch in loader.seek(stranded)]
+    assert same([batch for batch, _ in loader.read(0, 3, 0)], list(loader.seek(stranded)))
     assert (3, 4) == tuple(loader.advance(stranded)[name] for name in ("epoch", "cursor"))
 
 

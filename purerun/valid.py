@@ -1,4 +1,4 @@
-"""Which numbers a schedule may be made of: the validators of its fields."""
+"""What a field of a value may be: validators that say what was expected and what came."""
 
 from __future__ import annotations
 
