@@ -120,6 +120,9 @@ def _refill(value: Any, content: Any) -> None:
     elif isinstance(value, set):
         value.clear()
         value.update(item for item, _ in content)
+    elif isinstance(content, dict):
+        vars(value).clear()
+        vars(value).update({key: item for key, (item, _) in content.items()})
     if isinstance(content, dict | list):
         for item, inside in content.values() if isinstance(content, dict) else content:
             _refill(item, inside)

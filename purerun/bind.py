@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from purerun import attributes
+from purerun.identity import read_bytes
+from purerun.state import lazy_clone
 
 Slot: TypeAlias = tuple[dict[str, Any], str, str]
 """A place where a module keeps a tensor: the dict, the key in it, and the tensor's name."""
@@ -77,7 +79,7 @@ class Binding:
 class _Bound:
     """One `with` block of a binding."""
 
-    __slots__ = ("_binding", "_buffers", "_flags", "_flipped", "_notes", "_own", "_params", "_versions")
+    __slots__ = ("_before", "_binding", "_buffers", "_flags", "_flipped", "_notes", "_own", "_params")
 
     def __init__(
         self, binding: Binding, params: Mapping[str, Tensor], buffers: dict[str, Tensor], flags: Flags
@@ -91,7 +93,7 @@ class _Bound:
         slots = (*binding._params, *binding._buffers)
         self._notes = attributes.note(binding.module) if binding.watching else None
         if binding.watching:
-            self._versions = {name: param._version for name, param in params.items()}
+            self._before = {name: lazy_clone(param) for name, param in params.items()}
         self._flipped = [(place, place["training"]) for place, flag in self._flags if place["training"] is not flag]
         for place, flag in self._flipped:
             place["training"] = not flag
@@ -121,8 +123,11 @@ class _Bound:
             return
         if changed:
             raise _memory(self._binding.module, changed)
-        for name, version in self._versions.items():
-            if self._params[name]._version != version:
+        for name, before in self._before.items():
+            param = self._params[name]
+            if any(map(torch._C._functorch.is_functorch_wrapped_tensor, (param, before))):
+                continue  # a transform lets nobody look at bits, and refuses writes itself
+            if read_bytes(param) != read_bytes(before):
                 raise ModelError(
                     f"expected the forward to leave parameters alone, but it writes into `{name}`; "
                     "change it in a wrapper around `update`"

@@ -228,7 +228,7 @@ def _scalar(total: Any, what: str) -> Tensor:
         raise LossError(
             f"expected {what} to be a scalar, got a tensor of shape {list(total.shape)}; reduce it, e.g. with .mean()"
         )
-    if not total.requires_grad and not torch._C._functorch.maybe_current_level():
+    if not total.requires_grad:
         raise LossError(
             f"expected {what} to depend on a trained parameter, but it has no gradient; "
             "is something detached, or under torch.no_grad()?"

@@ -129,7 +129,7 @@ make sure the key is present.
             StateError: a leaf was given for a sub-tree, or the other way round.
         """
         draft = _plain(self)
-        _merge(draft, {**(changes or {}), **named}, ())
+        _merge(draft, {**dict(() if changes is None else changes.items()), **named}, ())
         return seal(draft)
 
     def hold(self) -> State:

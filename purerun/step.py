@@ -280,9 +280,8 @@ def _check_grads(params: Mapping[str, Tensor], grads: Grads, trained: tuple[str,
         raise StateError(f"expected a gradient for each trained parameter and no other, but {odd} are not in both")
     for name in trained:
         if not _alike(params[name], grads.grads[name]) or params[name].device != grads.grads[name].device:
-            raise StateError(
-                f"expected a gradient like {_say((name,), params[name])}, got {_say((name,), grads.grads[name])}"
-            )
+            like, got = _say((name,), params[name]), _say((name,), grads.grads[name])
+            raise StateError(f"expected a gradient like {like}, got {got}")
 
 
 def _check(state: State | Draft, *steps: Step) -> None:
@@ -317,8 +316,9 @@ def _explain(error: Exception, step: Step, state: State, batch: Any) -> None:
             ) from error
     if _is_about_tensors(error):
         raise BatchError(
-            f"expected a batch that the model and the loss can take, got {_batch.describe(batch)}, on which they failed: "
-            f"{str(error).splitlines()[0]}; look at shapes and dtypes"
+            f"expected a batch that the model and the loss can take, got {_batch.describe(batch)}, "
+            f"on which they failed in iteration {int(state['iter'])}: {str(error).splitlines()[0]}; "
+            "look at shapes and dtypes"
         ) from error
     error.add_note(f"in iteration {int(state['iter'])}, on a batch of {_batch.describe(batch)}")
 

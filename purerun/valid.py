@@ -38,6 +38,16 @@ def above(low: float) -> Validator:
     return check
 
 
+def between(low: float, high: float) -> Validator:
+    """Make a validator: a finite number between `low` and `high`, neither allowed."""
+
+    def check(owner: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not is_number(value) or not low < value < high:
+            raise refuse(owner, attribute.name, f"a number between {low} and {high}", value)
+
+    return check
+
+
 def whole(low: int) -> Validator:
     """Make a validator: an int of at least `low`."""
 

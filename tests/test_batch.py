@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from purerun import batch as _batch
+from purerun.batch import BatchError
 
 Pair = namedtuple("Pair", ["image", "label"])
 

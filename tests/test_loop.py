@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import purerun as pr
+from purerun.batch import BatchError
 from purerun.hooks import Hook
 from purerun.loop import EmptyLoader
 from purerun.step import StepChanged
@@ -145,7 +146,7 @@ class TestEnds:
         run = pr.TrainLoop(step, epochs=3)(step.init(), Source([(torch.ones(2, 1),)] * 2))
         next(run)
         run.close()
-        with pytest.raises(RuntimeError, match="mat1"):
+        with pytest.raises(BatchError, match="mat1"):
             list(pr.TrainLoop(step, epochs=3)(step.init(), Source([(torch.ones(2, 3),)])))
 
         assert [1, 1] == closed

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tensordict import TensorDict
+from torch import nn
 
 from purerun.identity import digest
 from purerun.state import StaleState, State, StateError, lazy_clone, leaves, missing, release, seal, unseal
@@ -228,14 +229,16 @@ class TestReplacing:
         assert (torch.float64, 0.1) == ((leaf := small().replace(lr=0.1)["lr"]).dtype, leaf.item())
 
     def test_a_tensor_is_taken_as_a_value(self):
-        """Neither its graph nor later writes into it reach the state."""
-        mine = torch.ones(2, requires_grad=True)
-        state = small().replace(params={"b": mine * 3})
+        """Later writes into it do not reach the state; a parameter leaves its graph, any other tensor keeps it."""
+        mine = nn.Parameter(torch.ones(2))
+        state = small().replace(params={"b": mine})
+        rate = torch.ones(2, requires_grad=True)
         theirs = torch.ones(2)
         other = small().replace(params={"b": theirs})
         theirs.zero_()
 
         assert not state["params", "b"].requires_grad
+        assert small().replace(params={"b": rate})["params", "b"].requires_grad
         assert [1.0, 1.0] == other["params", "b"].tolist()
 
     @pytest.mark.parametrize(

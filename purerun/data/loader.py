@@ -48,8 +48,9 @@ class Loader(Source):
     epoch, position in that order): neither depends on workers, prefetching, batch size or where
     reading began.  Inside `dataset[index]`, `transform` and `collate` the global generators of
     torch, numpy and Python's `random` stand at a key made of these, so random transforms of
-    others are pure here too; outside, nothing can tell that they were used.  `dataset[index]` may
-    be asked twice for a sample, to find out which of the three it draws from.
+    others are pure here too; outside, nothing can tell that they were used.  Generators that a
+    dataset keeps to itself are out of reach: let it make them anew from `torch.initial_seed()` for
+    each sample.  `dataset[index]` may be asked twice, to find out what it draws from.
 
     A dataset of tensors (`Tensors`, `Digits`) is read a whole batch at a time when there is
     neither `transform` nor `collate`; it needs no workers.

@@ -10,7 +10,7 @@ import torch
 
 from purerun.hooks.hook import Hook
 from purerun.state import Draft, State, StateError
-from purerun.valid import one_of
+from purerun.valid import between, number, one_of, whole
 
 
 @attrs.frozen
@@ -37,11 +37,11 @@ class ReduceOnPlateau(Hook):
     monitor: str
     param: str = attrs.field(default="lr", kw_only=True)
     rule: Literal["less", "greater"] = attrs.field(default="less", kw_only=True, validator=one_of("less", "greater"))
-    factor: float = attrs.field(default=0.1, kw_only=True, validator=[attrs.validators.gt(0), attrs.validators.lt(1)])
-    patience: int = attrs.field(default=10, kw_only=True, validator=attrs.validators.ge(0))
-    threshold: float = attrs.field(default=1e-4, kw_only=True, validator=attrs.validators.ge(0.0))
+    factor: float = attrs.field(default=0.1, kw_only=True, validator=between(0, 1))
+    patience: int = attrs.field(default=10, kw_only=True, validator=whole(0))
+    threshold: float = attrs.field(default=1e-4, kw_only=True, validator=number(0))
     threshold_rule: Literal["rel", "abs"] = attrs.field(default="rel", kw_only=True, validator=one_of("rel", "abs"))
-    cooldown: int = attrs.field(default=0, kw_only=True, validator=attrs.validators.ge(0))
+    cooldown: int = attrs.field(default=0, kw_only=True, validator=whole(0))
     min_value: float = attrs.field(default=0.0, kw_only=True)
     eps: float = attrs.field(default=1e-8, kw_only=True)
     slot: str = attrs.field(default="plateau", kw_only=True)

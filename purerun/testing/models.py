@@ -119,7 +119,7 @@ class Recomputing(nn.Module):
 class Recurrent(nn.Module):
     """A recurrent layer over scalars, read at its last step."""
 
-    def __init__(self, kind: type[nn.RNNBase]) -> None:
+    def __init__(self, kind: type[nn.LSTM | nn.GRU]) -> None:
         super().__init__()
         self.rnn = kind(1, 5, num_layers=2, batch_first=True, dropout=0.2)
         self.head = nn.Linear(5, CLASSES)

@@ -38,14 +38,12 @@ def check_purity(step: Callable[[State, Any], State], state: State, batch: Any, 
     >>> import purerun as pr
     >>> step = pr.TrainStep(nn.Linear(2, 1), lambda model, x: model(x).square().mean(), pr.optim.SGD(lr=0.1))
     >>> check_purity(step, step.init(seed=0), torch.ones(4, 2))
-    >>> import random
-    >>> def sloppy(model, x):
-    ...     return model(x).square().mean() * random.random()
-    >>> step = pr.TrainStep(nn.Linear(2, 1), sloppy, pr.optim.SGD(lr=0.1))
-    >>> check_purity(step, step.init(seed=0), torch.ones(4, 2))
+    >>> def sloppy(state, batch):
+    ...     return step(state, batch.mul_(2))
+    >>> check_purity(sloppy, step.init(seed=0), torch.ones(4, 2))
     Traceback (most recent call last):
     ...
-    purerun.testing.broken.LawBroken: purity is broken at iteration 0, in `Python's random`: the step changed it; ...
+    purerun.testing.broken.LawBroken: purity is broken at iteration 0, in `batch`: the step changed it; the loss or ...
     """
     kept: list[tuple[State, Snapshot]] = []
     for _ in range(steps):
@@ -84,7 +82,7 @@ def _remedy(path: str) -> str:
     if path.startswith("batch"):
         return "the loss or the model writes into the batch: clone what it changes"
     if "random" in path or "generator" in path:
-        return "draw inside of the model's forward from torch's global generator, which is keyed there"
+        return "draw inside of the model or the loss, where the global generators are keyed"
     if path.startswith("torch."):
         return "put modes back with a `with` block"
     return "keep what a module remembers in a buffer of the model, and run other modules in evaluation mode"

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import pad
 
+from purerun.batch import BatchError
 from purerun.data import Affine, Chance, Compose, Erase, Flip, Noise, Rotate, Shift
 from purerun.random import Key
 
@@ -219,7 +220,7 @@ def test_entries_are_found_by_name_or_place():
         Shift(1, entry=0)((image, label), chance(3))[0], Shift(1, entry="x")({"x": image}, chance(3))["x"]
     )
     assert torch.equal(Shift(1, entry=0)(image, chance(3)), Shift(1)({"image": image}, chance(3))["image"])
-    with pytest.raises(KeyError, match="name an entry it has"):
+    with pytest.raises(BatchError, match="name an entry it has"):
         Shift(1)((image, label), chance(3))
     with pytest.raises(
         ValueError, match=r"expected images of shape \[n, channels, height, width\] at 'image', got \[3\]"

@@ -42,6 +42,13 @@ def test_samples_are_those_of_seeding_everything(kinds, count):
         assert same(expected, draws.samples(dataset.__getitem__, key(epoch), count))
 
 
+def test_the_initial_seed_of_torch_is_the_sample_s():
+    """Generators that a dataset makes from `torch.initial_seed()` are keyed too, though that moves nothing."""
+    found = Draws().samples(lambda place: torch.initial_seed(), key(0), 20)
+
+    assert [key(0)(place).value for place in range(20)] == found
+
+
 def test_a_generator_that_is_used_late_is_noticed():
     """A dataset may draw from a generator for the first time in any sample of any batch."""
 
@@ -56,9 +63,9 @@ def test_a_generator_that_is_used_late_is_noticed():
         assert oracle(make, 20, epoch) == draws.samples(make, key(epoch), 20)
 
 
-@pytest.mark.parametrize(("kinds", "again"), [((), 0), (("torch",), 1), (KINDS, 1)])
+@pytest.mark.parametrize(("kinds", "again"), [((), 0), (("torch",), 0), (("numpy",), 1), (KINDS, 1)])
 def test_a_batch_is_made_again_only_to_learn(kinds, again):
-    """A dataset that draws nothing is asked once for each sample, another one twice for those of its first batch."""
+    """Samples that draw from torch alone are made once; others once more, in the first batch."""
     dataset, draws = Noisy(20, kinds), Draws()
     for epoch in range(3):
         draws.samples(dataset.__getitem__, key(epoch), 20)

@@ -64,12 +64,17 @@ class TestPurity:
         ids=["python", "numpy"],
     )
     def test_drawing_from_a_generator_that_is_not_keyed(self, draw, leaf):
-        """The generator is named."""
-        step, state = make(lambda model, x: squared(model, x) * draw())
+        """The generator is named; within the loss all three are keyed, outside of it none is."""
+        inner, state = make(lambda model, x: squared(model, x) * draw())
+        check_purity(inner, state, X)
+
+        def step(state, batch):
+            return inner(state.replace(hyper={"lr": draw()}), batch)
+
         broken = fail(check_purity, step, state, X)
 
         assert ("purity", 0, leaf) == (broken.law, broken.iteration, broken.leaf)
-        assert "torch's global generator" in broken.cause
+        assert "draw inside of the model or the loss" in broken.cause
 
     def test_changing_a_mode(self):
         """A global flag is named."""
@@ -102,14 +107,13 @@ class TestPurity:
 
     def test_reading_chance_without_drawing(self):
         """A seed taken from a global generator that is put back shows when that stands elsewhere."""
+        inner, state = make()
 
-        def loss(model, x):
+        def step(state, batch):
             before = random.getstate()
-            seed = random.randrange(2**31)
+            rate = random.random()
             random.setstate(before)
-            return (model(x) * torch.rand(1, generator=torch.Generator().manual_seed(seed))).mean()
-
-        step, state = make(loss)
+            return inner(state.replace(hyper={"lr": rate}), batch)
 
         assert "global generators stood elsewhere" in fail(check_purity, step, state, X).cause
 

@@ -124,7 +124,7 @@ def test_a_line_search_is_refused():
 @pytest.mark.parametrize("count", [0, -1])
 def test_a_window_has_at_least_one_batch(count):
     """Others are refused when they are made."""
-    with pytest.raises(ValueError, match="'count' must"):
+    with pytest.raises(ValueError, match="`count` should"):
         pr.Accumulate(count)
 
 

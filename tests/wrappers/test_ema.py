@@ -83,5 +83,5 @@ def test_order_matters_and_says_what_it_means():
 @pytest.mark.parametrize("decay", [-0.1, 1.1])
 def test_a_decay_is_a_fraction(decay):
     """Others are refused when they are made."""
-    with pytest.raises(ValueError, match="'decay' must"):
+    with pytest.raises(ValueError, match="`decay` should"):
         pr.EMA(decay)
