@@ -117,7 +117,9 @@ OURS: dict[str, Callable[[Task, str], Round]] = {
 }
 
 
-def race(task: Task, optimizer: str, contestants: dict[str, Callable[[Task, str], Round]], rounds: int) -> dict[str, list[float]]:
+def race(
+    task: Task, optimizer: str, contestants: dict[str, Callable[[Task, str], Round]], rounds: int
+) -> dict[str, list[float]]:
     """Let the contestants take turns."""
     ready = {name: make(task, optimizer) for name, make in contestants.items()}
     for once in ready.values():
@@ -179,7 +181,8 @@ def endure(steps: int) -> None:
             pass
         each = (time.perf_counter() - start) / (steps // 10)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        print(f"steps to {steps // 10 * (tenth + 1)}: {each * 1e6:.0f} us a step, {pages * os.sysconf('SC_PAGESIZE') / 2**20:.1f} MB")
+        resident = pages * os.sysconf("SC_PAGESIZE") / 2**20
+        print(f"steps to {steps // 10 * (tenth + 1)}: {each * 1e6:.0f} us a step, {resident:.1f} MB")
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from purerun import attributes
 from purerun.identity import read_bytes
+from purerun.random import draws_elsewhere
 from purerun.state import lazy_clone
 
 Slot: TypeAlias = tuple[dict[str, Any], str, str]
@@ -51,8 +52,9 @@ class Binding:
         self._buffers = _slots(module, "_buffers", self.buffers)
         self._modes = {training: _modes(module, training=training) for training in (True, False)}
         self._runs = 0
-        self.wide = False
-        """Whether the forward draws from numpy or Python's generator too, as far as has been seen."""
+        own = {type(inner) for inner in module.modules() if not type(inner).__module__.startswith("torch.")}
+        self.wide = any(draws_elsewhere(kind.forward) for kind in own)
+        """Whether the forward may draw from numpy's or Python's generator: its code says so, or it was seen."""
 
     @property
     def watching(self) -> bool:

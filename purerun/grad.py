@@ -126,6 +126,10 @@ def _autograd(
     finally:
         for leaf in leaves:
             leaf.requires_grad = False
+        if torch._C._is_any_autocast_enabled():
+            # Under an autocast that stands around the whole loop, its copies of the weights would
+            # outlive the update of a leased state.
+            torch.clear_autocast_cache()
     # Not `None in grads`, which asks each tensor whether it equals None.
     if any(grad is None for grad in grads):
         grads = _fill(grads, leaves, trained, unused)
@@ -247,7 +251,7 @@ def _detached(total: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _term(name: str, term: Any) -> Tensor:
     if isinstance(term, int | float):
-        return torch.tensor(term)
+        return torch.tensor(term, device="cpu")
     if isinstance(term, Tensor) and term.numel() == 1:
         return term.detach().clone().reshape(())
     got = f"a tensor of shape {list(term.shape)}" if isinstance(term, Tensor) else type(term).__name__

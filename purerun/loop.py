@@ -117,7 +117,7 @@ class TrainLoop:
             return
         with source.open(int(state["seed"])) as session:
             ours = False
-            for batch, position in _batches(session, state):
+            for batch, position in _batches(session, state, self.epochs):
                 state = self._advanced(state, batch, position, lease=ours and self.lease)
                 last = self._ended(state)
                 if last:
@@ -163,11 +163,13 @@ def _apart(slots: list[Draft], hooks: tuple[Hook, ...]) -> list[Draft]:
     return slots
 
 
-def _batches(session: Session, state: State) -> Iterator[tuple[Any, Position]]:
+def _batches(session: Session, state: State, epochs: int | None) -> Iterator[tuple[Any, Position]]:
     """Read on and on from where a state stands: one epoch after the other."""
     place = Position(int(state["epoch"]), int(state["cursor"]), state["stream"] if "stream" in state.names() else None)
     del state
-    while True:
+    # A changed batch size can leave a tail that is dropped: an epoch then ends without a batch,
+    # and without what hooks do after one.
+    while epochs is None or place.epoch < epochs:
         position = None
         for batch, position in session.read(*place):
             yield batch, position

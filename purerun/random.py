@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random as _python
 from hashlib import blake2b
+from types import CodeType, ModuleType
 from typing import Any
 
 import attrs
@@ -141,6 +142,28 @@ class keyed_everywhere:
         self._torch.__exit__(*error)
         np.random.set_state(self._numpy)
         _python.setstate(self._python)
+
+
+def draws_elsewhere(function: Any) -> bool:
+    """Say whether a function's code names numpy or Python's `random`, whose generators cost much to seed.
+
+    >>> draws_elsewhere(lambda x: np.random.rand()), draws_elsewhere(lambda x: torch.rand(2))
+    (True, False)
+    """
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return False
+    names, known = {*code.co_names}, function.__globals__
+    inner = {constant for constant in code.co_consts if isinstance(constant, CodeType)}
+    for nested in inner:
+        names |= {*nested.co_names}
+    modules = {known[name] for name in names if isinstance(known.get(name), ModuleType)}
+    return bool(modules & {np, np.random, _python}) or any(_from_there(known.get(name)) for name in names)
+
+
+def _from_there(value: Any) -> bool:
+    owner = getattr(value, "__self__", None)
+    return owner is np.random.mtrand._rand or owner is _python._inst  # type: ignore[attr-defined]
 
 
 def seed_everywhere(key: Key) -> None:

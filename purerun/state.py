@@ -8,12 +8,14 @@ owns and may write into, and `seal` makes the draft a value.
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
+import difflib
+import functools
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
 from typing import Any, NoReturn, TypeAlias
 
 import torch
 from tensordict import TensorDict
-from torch import Tensor, nn
+from torch import Tensor
 
 Draft: TypeAlias = dict[str, Any]
 """A state under construction: nested plain dicts of tensors that one function owns."""
@@ -112,8 +114,7 @@ class State(TensorDict):
     >>> state["iter"] = torch.tensor(5)
     Traceback (most recent call last):
     ...
-    RuntimeError: Cannot modify locked TensorDict. For in-place modification, consider using the `set_()` method and \
-make sure the key is present.
+    purerun.state.StateError: a State is a value: nothing is written into it; make the next one with state.replace(...)
     """
 
     def replace(self, changes: Mapping[str, Any] | None = None, /, **named: Any) -> State:  # type: ignore[override]
@@ -172,11 +173,39 @@ make sure the key is present.
         """
         return seal({name: _plain(value) for name, value in peek(self).items() if name not in names})
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if self.is_locked:
+            raise StateError(_READ_ONLY)
+        super().__setitem__(index, value)
+
     def unlock_(self) -> NoReturn:  # type: ignore[override]
         """Refuse: a state is a value."""
         raise StateError(
             "a State cannot be unlocked, because others may hold it; make the next one: state.replace(...)"
         )
+
+
+_READ_ONLY = "a State is a value: nothing is written into it; make the next one with state.replace(...)"
+
+
+def _refusing(name: str) -> Callable[..., Any]:
+    """Make a method that writes in place refuse to, on a state; what TensorDict builds on the way is not locked."""
+    method = getattr(TensorDict, name)
+
+    @functools.wraps(method)
+    def refuse(self: State, *arguments: Any, **named: Any) -> Any:
+        peek(self)  # says so if there is nothing left to write into
+        if self.is_locked:
+            raise StateError(_READ_ONLY)
+        return method(self, *arguments, **named)
+
+    return refuse
+
+
+# TensorDict's lock guards names; its many methods that write into tensors end in "_".
+for _name in dir(TensorDict):
+    if _name.endswith("_") and not _name.startswith("_") and _name not in ("lock_", "unlock_"):
+        setattr(State, _name, _refusing(_name))
 
 
 def lazy_clone(tensor: Tensor) -> Tensor:
@@ -334,6 +363,10 @@ def _moved(value: Any) -> Any:
 
 
 def _merge(draft: Draft, changes: Mapping[str, Any], path: tuple[str, ...]) -> None:
+    if draft and path[:1] in _CLOSED and (strange := [name for name in changes if name not in draft]):
+        near = difflib.get_close_matches(strange[0], draft, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise StateError(f"expected names among {list(draft)[:8]} in {'/'.join(path)}, got {strange[0]!r}{hint}")
     for name, value in changes.items():
         old, where = draft.get(name), (*path, name)
         if isinstance(value, TensorDict | Mapping):
@@ -346,15 +379,19 @@ def _merge(draft: Draft, changes: Mapping[str, Any], path: tuple[str, ...]) -> N
             draft[name] = _leaf(value, old)
 
 
+_CLOSED = (("hyper",),)
+"""What is read by name and set by hand: a misspelt name in there would be read by nobody."""
+
+
 def _transformed() -> bool:
     return torch._C._functorch.maybe_current_level() is not None
 
 
 def _leaf(value: Any, old: Tensor | None) -> Tensor:
     if isinstance(value, Tensor):
-        # A graph is kept: that is how one differentiates by a hyper-parameter.
-        return lazy_clone(value.detach() if isinstance(value, nn.Parameter) else value)
+        # Under torch.func the graph is kept: that is how one differentiates by a hyper-parameter.
+        return lazy_clone(value if _transformed() else value.detach())
     if old is not None:
         return torch.tensor(value, dtype=old.dtype, device=old.device)
     # Not torch's default dtype: a hyper-parameter such as 0.1 must stay the number it was.
-    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
+    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None, device="cpu")

@@ -8,6 +8,8 @@ calling it runs one after the other.  Beneath them, and for wrappers, stand `rea
 from __future__ import annotations
 
 import math
+import re
+import traceback
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -76,6 +78,9 @@ class Step(ABC):
     @abstractmethod
     def text(self) -> str:
         """Say the program: the text whose hash is the fingerprint."""
+
+    def note(self, draft: Draft) -> None:
+        """Report what is the same whether or not this iteration updates, so that reports keep their names."""
 
     def vet(self, grads: Grads) -> None:
         """Refuse gradients that must not be written, before anything is."""
@@ -211,6 +216,7 @@ class Step(ABC):
         except KeyError:
             _check(draft, self)
             raise
+        self.note(draft)
         mine = {f"{self.slot}.{name}": value for name, value in grads.metrics.items()} if self.slot else grads.metrics
         draft[REPORT].update(mine)
         draft["iter"] = _count(int(draft["iter"]) + 1)
@@ -314,24 +320,30 @@ def _explain(error: Exception, step: Step, state: State, batch: Any) -> None:
             raise BatchError(
                 f"expected a batch with the key {wanted!r}, which the loss asks for, got {_batch.describe(batch)}"
             ) from error
-    if _is_about_tensors(error):
+    if _is_about_shapes(error):
+        _check(state, step)
         raise BatchError(
             f"expected a batch that the model and the loss can take, got {_batch.describe(batch)}, "
-            f"on which they failed in iteration {int(state['iter'])}: {str(error).splitlines()[0]}; "
+            f"on which they failed in iteration {int(state['iter'])}, {_place(error)}: {str(error).splitlines()[0]}; "
             "look at shapes and dtypes"
         ) from error
     error.add_note(f"in iteration {int(state['iter'])}, on a batch of {_batch.describe(batch)}")
 
 
-def _is_about_tensors(error: Exception) -> bool:
-    """Say whether torch refused what it was given: plainly, or from one of its own layers."""
-    if type(error) is RuntimeError:
-        return bool(str(error)) and "graph a second time" not in str(error)
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    inside = trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("torch.")
-    return type(error) in (TypeError, ValueError, IndexError) and inside
+_SHAPES = re.compile(
+    r"shape|size|dimension|dtype|type .* but|must match|channels|out of range|must be Tensor|Index|index"
+)
+
+
+def _is_about_shapes(error: Exception) -> bool:
+    """Say whether torch refused the shapes or dtypes that it was given."""
+    return type(error) in (RuntimeError, TypeError, ValueError, IndexError) and bool(_SHAPES.search(str(error)))
+
+
+def _place(error: Exception) -> str:
+    """Say where the user's own code was: the innermost line that is not torch's."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/torch/" not in frame.filename]
+    return f"in {frames[-1].name}, {frames[-1].filename}:{frames[-1].lineno}"
 
 
 def refuse_nonfinite(grads: Grads) -> None:
@@ -350,13 +362,16 @@ def refuse_nonfinite(grads: Grads) -> None:
     )
 
 
+_CPU = torch.device("cpu")  # said outright: the user may have set another default
+
+
 def _moved_to(epoch: Tensor, value: int) -> Tensor:
     # Most batches end no epoch, and a lazy clone is cheaper than a new tensor.
     return lazy_clone(epoch) if epoch.item() == value else _count(value)
 
 
 def _count(value: int) -> Tensor:
-    return torch.scalar_tensor(value, dtype=torch.int64)
+    return torch.scalar_tensor(value, dtype=torch.int64, device=_CPU)
 
 
 def _alike(a: Tensor, b: Tensor | None) -> bool:

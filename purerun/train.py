@@ -17,7 +17,7 @@ from purerun.bind import Binding, ModelError
 from purerun.grad import Engine, Grads, LossFunction
 from purerun.optim import Bucket, Optimizer, partition
 from purerun.optim.optimizer import Closure, Params
-from purerun.random import Key, keyed, keyed_everywhere
+from purerun.random import Key, draws_elsewhere, keyed, keyed_everywhere
 from purerun.schedule import Affine, Plan, Schedule
 from purerun.state import Draft, lazy_clone
 from purerun.step import Step, refuse_nonfinite
@@ -35,6 +35,11 @@ def _schedules(given: Schedule | list[Schedule] | tuple[Schedule, ...]) -> tuple
 def _function(_: Any, attribute: Any, value: Any) -> None:
     if not callable(value):
         raise TypeError(f"expected a loss function, called as loss(model, batch), got {value!r}")
+    if isinstance(value, nn.Module) and [*value.parameters(), *value.buffers()]:
+        raise TypeError(
+            f"expected a loss without tensors of its own, got {type(value).__name__}, which has some; "
+            "make it a part of the model (nn.ModuleDict), so that they are in the state"
+        )
 
 
 def _optimizer(_: Any, attribute: Any, value: Any) -> None:
@@ -110,7 +115,9 @@ class TrainStep(Step):
     @cached_property
     def binding(self) -> Binding:
         """The module's slots."""
-        return Binding(self.model)
+        binding = Binding(self.model)
+        binding.wide = binding.wide or draws_elsewhere(self.loss)
+        return binding
 
     @cached_property
     def trained(self) -> tuple[str, ...]:
@@ -144,14 +151,17 @@ class TrainStep(Step):
         """Make the first draft, from the model's own weights."""
         params = {name: param.detach().clone() for name, param in self.binding.params.items()}
         optim = self.optimizer.init({name: params[name] for name in self.trained})
-        hyper = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.optimizer.hyper().items()}
+        hyper = {
+            name: torch.tensor(value, dtype=torch.float64, device="cpu")
+            for name, value in self.optimizer.hyper().items()
+        }
         return {
             "params": params,
             "buffers": {name: buffer.detach().clone() for name, buffer in self.binding.buffers.items()},
             "optim": {self.name: optim} if self.name else optim,
             "hyper": {self.name: hyper} if self.name else hyper,
-            **{name: torch.zeros((), dtype=torch.int64) for name in ("epoch", "iter", "cursor")},
-            "seed": torch.tensor(seed, dtype=torch.int64),
+            **{name: torch.zeros((), dtype=torch.int64, device="cpu") for name in ("epoch", "iter", "cursor")},
+            "seed": torch.tensor(seed, dtype=torch.int64, device="cpu"),
             "scores": {},
             "fingerprint": self.fingerprint(),
             "metrics": {},
@@ -210,6 +220,11 @@ class TrainStep(Step):
         params.update(moved)
         slots.update(after)
 
+    def note(self, draft: Draft) -> None:
+        """Report the hyper-parameters in force, in an iteration that has not used them too."""
+        if (f"{self.name}.lr" if self.name else "lr") not in draft["metrics"]:
+            self._buckets(draft)
+
     def text(self) -> str:
         """Say the program of this step."""
         fields = [field for field in attrs.fields(TrainStep) if field.name not in ("model", "params", "nonfinite")]
@@ -235,7 +250,11 @@ class TrainStep(Step):
         for name in ("lr", *(name for name in maps if name != "lr")) if "lr" in base else maps:
             if name in maps:
                 value = maps[name].scale * base[name] + maps[name].shift
-                used = value if isinstance(value, Tensor) else torch.scalar_tensor(value, dtype=torch.float64)
+                used = (
+                    value
+                    if isinstance(value, Tensor)
+                    else torch.scalar_tensor(value, dtype=torch.float64, device="cpu")
+                )
             else:
                 used = lazy_clone(leaves[name])
             report[f"{self.name}.{name}" if self.name else name] = used

@@ -12,7 +12,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tensordict import TensorDict
-from torch import nn
 
 from purerun.identity import digest
 from purerun.state import StaleState, State, StateError, lazy_clone, leaves, missing, release, seal, unseal
@@ -126,6 +125,15 @@ def small(**more) -> State:
     return seal({**draft, **more})
 
 
+def attempted(write, state) -> bool:
+    """Try to write; say whether it was allowed."""
+    try:
+        write(state)
+    except StateError:
+        return False
+    return True
+
+
 class TestWriting:
     """A write reaches the state that it is aimed at, if it is allowed at all, and no other."""
 
@@ -136,10 +144,10 @@ class TestWriting:
         state = small()
         other = copied(state)
         looks = of_state(other)
-        write(state)
+        refused = not attempted(write, state)
 
         assert looks == of_state(other)
-        assert digest(state) != digest(small())
+        assert refused == (digest(state) == digest(small()))
 
     @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
     @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
@@ -147,7 +155,7 @@ class TestWriting:
         """The other way round too, and what a third party holds stays whole as well."""
         state = small()
         third, looks = state.hold(), of_state(state)
-        write(copied(state))
+        attempted(write, copied(state))
 
         assert [looks, looks] == [of_state(state), of_state(third)]
 
@@ -229,16 +237,14 @@ class TestReplacing:
         assert (torch.float64, 0.1) == ((leaf := small().replace(lr=0.1)["lr"]).dtype, leaf.item())
 
     def test_a_tensor_is_taken_as_a_value(self):
-        """Later writes into it do not reach the state; a parameter leaves its graph, any other tensor keeps it."""
-        mine = nn.Parameter(torch.ones(2))
-        state = small().replace(params={"b": mine})
-        rate = torch.ones(2, requires_grad=True)
+        """Neither its graph nor later writes into it reach the state."""
+        mine = torch.ones(2, requires_grad=True)
+        state = small().replace(params={"b": mine * 3})
         theirs = torch.ones(2)
         other = small().replace(params={"b": theirs})
         theirs.zero_()
 
         assert not state["params", "b"].requires_grad
-        assert small().replace(params={"b": rate})["params", "b"].requires_grad
         assert [1.0, 1.0] == other["params", "b"].tolist()
 
     @pytest.mark.parametrize(

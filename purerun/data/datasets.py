@@ -56,8 +56,8 @@ def _digits() -> dict[str, Tensors]:
 def _chosen(labels: Tensor) -> Tensor:
     """Mark a fixed fifth of each class: bool, shape [n]."""
     # Sorting hashes, not torch.randperm: the split must outlive any release of torch.
-    hashes = bits(Key.of(0, "digits", "split"), torch.arange(len(labels)), 1).squeeze(1)
-    test = torch.zeros(len(labels), dtype=torch.bool)
+    hashes = bits(Key.of(0, "digits", "split"), torch.arange(len(labels), device="cpu"), 1).squeeze(1)
+    test = torch.zeros(len(labels), dtype=torch.bool, device="cpu")
     for label in labels.unique():
         members = torch.nonzero(labels == label).squeeze(1)
         shuffled = members[hashes[members].argsort()]

@@ -72,7 +72,7 @@ class Fetch:
     def finished(self, batch: Any, task: Task) -> Any:
         """Transform a batch."""
         if self.batch_transform is not None:
-            positions = torch.arange(task.start, task.start + len(task.indices))
+            positions = torch.arange(task.start, task.start + len(task.indices), device="cpu")
             batch = self.batch_transform(batch, Chance(Key.of(self.seed, "sample", task.epoch), positions))
         return cut(batch, 0, 0) if task.empty else batch
 

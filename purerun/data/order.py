@@ -85,12 +85,12 @@ class Shuffle(Order):
         key = Key.of(seed, "order", epoch)
         if self.method == "feistel" or (self.method == "auto" and size > _LONG):
             return partial(_permuted, key, size)
-        permutation = torch.randperm(size, generator=key.generator())
+        permutation = torch.randperm(size, generator=key.generator(), device="cpu")
         return lambda start, stop: permutation[start:stop]
 
 
 def _permuted(key: Key, size: int, start: int, stop: int) -> Tensor:
-    return permute(key, torch.arange(start, stop), size)
+    return permute(key, torch.arange(start, stop, device="cpu"), size)
 
 
 def _numbers(values: Iterable[float]) -> tuple[float, ...]:
@@ -143,7 +143,7 @@ class Weighted(Order):
         """Prepare one epoch: cumulate the weights, or draw all of it."""
         if size != len(self.weights):
             raise ValueError(f"expected one weight for each of {size} samples, got {len(self.weights)} in Weighted")
-        key, weights = Key.of(seed, "order", epoch), torch.tensor(self.weights, dtype=torch.float64)
+        key, weights = Key.of(seed, "order", epoch), torch.tensor(self.weights, dtype=torch.float64, device="cpu")
         if self.replacement:
             return partial(_drawn, key, weights.cumsum(0))
         times = -torch.log1p(-_unit(key, 0, size)) / weights
@@ -152,7 +152,7 @@ class Weighted(Order):
 
 
 def _unit(key: Key, start: int, stop: int) -> Tensor:
-    draws = bits(key, torch.arange(start, stop), 1).squeeze(-1)
+    draws = bits(key, torch.arange(start, stop, device="cpu"), 1).squeeze(-1)
     return ((draws >> 11) & ((1 << 53) - 1)).to(torch.float64) / (1 << 53)
 
 
@@ -202,7 +202,7 @@ class _Laps:
             last = min(first + stop - start, self._length)
             parts.append(self._inner(lap)(first, last))
             start += last - first
-        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device="cpu")
 
     def _inner(self, lap: int) -> Reader:
         if lap != self._lap:

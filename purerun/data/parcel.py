@@ -87,12 +87,12 @@ def _is_simple(tensor: Tensor) -> bool:
 
 
 def _shared(size: int) -> Tensor:
-    return torch.empty(size, dtype=torch.uint8).share_memory_()
+    return torch.empty(size, dtype=torch.uint8, device="cpu").share_memory_()
 
 
 def _aligned(buffer: NDArray[np.uint8]) -> Tensor:
     # What comes out of a pipe begins anywhere; on where a tensor begins, some kernels' rounding depends.
-    memory = torch.empty(len(buffer), dtype=torch.uint8)
+    memory = torch.empty(len(buffer), dtype=torch.uint8, device="cpu")
     memory.numpy()[:] = buffer
     return memory
 
@@ -100,5 +100,5 @@ def _aligned(buffer: NDArray[np.uint8]) -> Tensor:
 def _view(buffer: Tensor, place: Place) -> Tensor:
     bytes_ = place.shape.numel() * place.dtype.itemsize
     if not bytes_:
-        return torch.empty(place.shape, dtype=place.dtype)
+        return torch.empty(place.shape, dtype=place.dtype, device="cpu")
     return buffer[place.start : place.start + bytes_].view(place.dtype).view(place.shape)

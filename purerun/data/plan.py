@@ -95,7 +95,9 @@ class Given(Epoch):
 
     def reader(self) -> Reader:
         """Prepare to look indices up."""
-        indices = torch.tensor([int(index) for batch in self._batches for index in batch], dtype=torch.int64)
+        indices = torch.tensor(
+            [int(index) for batch in self._batches for index in batch], dtype=torch.int64, device="cpu"
+        )
         return lambda start, stop: indices[start:stop]
 
 

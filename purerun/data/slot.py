@@ -20,7 +20,7 @@ _PREFIX = 8
 
 def empty(capacity: int = CAPACITY) -> Tensor:
     """Make a slot that holds nothing: uint8, shape [capacity]."""
-    return torch.zeros(capacity, dtype=torch.uint8)
+    return torch.zeros(capacity, dtype=torch.uint8, device="cpu")
 
 
 def pack(state: Any, capacity: int = CAPACITY) -> Tensor:

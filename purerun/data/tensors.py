@@ -123,7 +123,7 @@ def _taken(tensor: Tensor, indices: Tensor) -> Tensor:
         word = _WORDS.get(tensor.itemsize)
         if word is not None:
             # torch's memory, not numpy's: it begins at whole cache lines, on which some kernels' rounding depends.
-            rows = torch.empty((count, *tensor.shape[1:]), dtype=tensor.dtype)
+            rows = torch.empty((count, *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device)
             _copy_rows(tensor.view(word).flatten(1).numpy(), indices.numpy(), rows.view(word).view(count, -1).numpy())
             return rows
     return tensor.index_select(0, indices if tensor.is_cpu else indices.to(tensor.device, non_blocking=True))

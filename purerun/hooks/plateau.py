@@ -60,8 +60,8 @@ class ReduceOnPlateau(Hook):
         if self.param not in state["hyper"].names():
             raise StateError(f"expected a hyper-parameter among {list(state['hyper'].names())}, got {self.param!r}")
         worst = math.inf if self.rule == "less" else -math.inf
-        counts = {name: torch.zeros((), dtype=torch.int64) for name in ("bad", "cooling")}
-        return {self.slot: {"best": torch.tensor(worst, dtype=torch.float64), **counts}}
+        counts = {name: torch.zeros((), dtype=torch.int64, device="cpu") for name in ("bad", "cooling")}
+        return {self.slot: {"best": torch.tensor(worst, dtype=torch.float64, device="cpu"), **counts}}
 
     def __call__(self, state: State) -> State:
         """Look at the monitored value once."""
@@ -91,8 +91,10 @@ class ReduceOnPlateau(Hook):
     def _better(self, value: float, best: float) -> bool:
         if math.isinf(best):
             return value < best if self.rule == "less" else value > best
-        margin = self.threshold * (best if self.threshold_rule == "rel" else 1.0)
-        return value < best - margin if self.rule == "less" else value > best + margin
+        # As torch's, to the last rounding.
+        sign = -1.0 if self.rule == "less" else 1.0
+        bar = best * (1.0 + sign * self.threshold) if self.threshold_rule == "rel" else best + sign * self.threshold
+        return value < bar if self.rule == "less" else value > bar
 
     def _reduced(self, value: float) -> Draft:
         lower = max(value * self.factor, self.min_value)

@@ -51,7 +51,7 @@ class Validate(Hook):
         """
         self.loop.step.predict.fit(state)
         blank = {self.prefix + name: score for name, score in self.loop.step.blank().items()}
-        return {"scores": {**blank, self.prefix + "iter": torch.tensor(-1)}}
+        return {"scores": {**blank, self.prefix + "iter": torch.tensor(-1, device="cpu")}}
 
     def start(self, state: State) -> State:
         """Validate before training, if asked for."""

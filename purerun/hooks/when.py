@@ -63,6 +63,11 @@ class Every(When):
         default=(), converter=lambda given: tuple(sorted((int(m), int(n)) for m, n in given))
     )
 
+    @changes.validator
+    def _counts(self, attribute: attrs.Attribute[Any], changes: tuple[tuple[int, int], ...]) -> None:
+        for _, count in changes:
+            whole(1)(self, attribute, count)
+
     def __call__(self, state: State) -> bool:
         """Say whether the counter of the unit has just become a multiple of the interval in force."""
         done = _finished(state, self.unit)

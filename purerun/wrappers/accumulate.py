@@ -38,8 +38,8 @@ class Accumulate(Wrapper):
         """Make an empty window: the sum of weighted gradients, the sum of weights, the count."""
         return {
             "grads": zeros({name: draft["params"][name] for name in step.trained}),
-            "weight": torch.zeros((), dtype=torch.float64),
-            "count": torch.zeros((), dtype=torch.int64),
+            "weight": torch.zeros((), dtype=torch.float64, device="cpu"),
+            "count": torch.zeros((), dtype=torch.int64, device="cpu"),
         }
 
     def __call__(self, step: Step) -> Step:

@@ -106,6 +106,10 @@ class Wrapped(Step):
         """Write the update through the wrapper."""
         self.wrapper.write(self.step, draft, grads)
 
+    def note(self, draft: Draft) -> None:
+        """Report what the inner step does."""
+        self.step.note(draft)
+
     def close(self, draft: Draft) -> bool:
         """Write what is open at the end of a loop."""
         return self.wrapper.close(self.step, draft)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import attrs
 import pytest
 import torch
@@ -188,3 +190,73 @@ def test_the_learning_rate_finder_changes_nothing(make_run):
     assert before == pr.digest(run.state)
     assert 4 == len(set(losses.values()))
     check_purity(run.loop.step, run.state, batch)
+
+
+def test_autocast_around_a_loop(make_run):
+    """The casts of one iteration are not used for the next, and not kept: a lease that nobody looks at tells."""
+    run = make_run("tanh", epochs=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        check_everything(run.loop, run.state, run.loader, again=run.again)
+
+
+@pytest.mark.filterwarnings("ignore:.*deterministic")
+def test_global_settings_around_a_loop_do_not_matter(make_run):
+    """Grad mode, the default dtype, anomaly detection and deterministic algorithms: the same bits."""
+    run = make_run("batch norm", pr.optim.AdamW(lr=0.01), pr.Accumulate(2), pr.EMA(0.9), epochs=2)
+
+    def digests():
+        return [pr.digest(state) for state in run.loop(run.state, run.loader)]
+
+    expected = digests()
+    with torch.no_grad():
+        assert expected == digests()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert expected == digests()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.use_deterministic_algorithms(mode=True)
+    try:
+        assert expected == digests()
+    finally:
+        torch.use_deterministic_algorithms(mode=False)
+
+
+def test_the_default_device_does_not_matter(make_run):
+    """Counters, hyper-parameters, slots and indices are made where they belong."""
+    schedule = SCHEDULES["warm-up and steps"]
+    run = make_run("batch norm", pr.optim.AdamW(lr=0.01), pr.Accumulate(2), pr.EMA(0.9), step={"schedule": schedule})
+    plateau = ReduceOnPlateau("accuracy", rule="greater", patience=0)
+    run = with_hooks(run, attrs.evolve(validate(make_run("batch norm"))), plateau)
+
+    def digests():
+        return [pr.digest(state) for state in run.loop(run.loop.step.init(3), run.loader)]
+
+    expected = digests()
+    with torch.device("meta"):
+        given = digests()
+
+    assert expected == given
+
+
+def test_a_held_state_can_be_looked_at_by_another_thread(make_run):
+    """While the run goes on and writes in place, nothing tears."""
+    run = make_run("batch norm", pr.optim.AdamW(lr=0.01), pr.EMA(0.9), epochs=30, lease=True)
+    seen, stop, held = [], threading.Event(), [run.state]
+
+    def looking():
+        while not stop.is_set():
+            state = held[-1]
+            seen.append((pr.digest(state), pr.digest(state)))
+
+    watcher = threading.Thread(target=looking)
+    watcher.start()
+    for state in run.loop(run.state, run.loader):
+        held.append(state.hold())  # noqa: PERF401 - the other thread reads it on the way
+    stop.set()
+    watcher.join()
+    again = [pr.digest(state) for state in run.loop(run.state, run.loader)]
+
+    assert again == [pr.digest(state) for state in held[1:]]
+    assert {a for a, _ in seen} <= {pr.digest(run.state), *again}
+    assert all(a == b for a, b in seen)
