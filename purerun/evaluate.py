@@ -15,7 +15,7 @@ from purerun import metrics as _metrics
 from purerun import program
 from purerun.bind import Binding
 from purerun.metrics import Metric, Tallies
-from purerun.random import Key, keyed
+from purerun.random import Key, draws_elsewhere, keyed, keyed_everywhere
 from purerun.state import State, StateError, lazy_clone
 
 
@@ -49,7 +49,9 @@ class PredictStep:
     @cached_property
     def binding(self) -> Binding:
         """The module's slots."""
-        return Binding(self.model)
+        binding = Binding(self.model)
+        binding.wide = binding.wide or draws_elsewhere(self.forward)
+        return binding
 
     @cached_property
     def device(self) -> torch.device:
@@ -83,7 +85,8 @@ class PredictStep:
         key = Key.of(int(state["seed"]), "evaluate", int(state["iter"]))
         # Cloned, because what a forward returns may be one of them.
         params = {name: lazy_clone(param) for name, param in {**state["params"], **source["params"]}.items()}
-        with torch.no_grad(), keyed(key), self.binding(params, buffers, training=False) as model:
+        around = keyed_everywhere if self.binding.wide else keyed
+        with torch.no_grad(), around(key), self.binding(params, buffers, training=False) as model:
             return self.forward(model, batch)
 
 

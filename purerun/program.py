@@ -12,6 +12,9 @@ import functools
 import hashlib
 import re
 from collections.abc import Mapping
+from enum import Enum
+from pathlib import PurePath
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import attrs
@@ -30,7 +33,7 @@ def describe(value: Any) -> str:
     ('describe', '0.5', "('a', 1)")
     """
     if isinstance(value, nn.Module):
-        return type(value).__qualname__
+        return architecture(value)
     if attrs.has(type(value)):
         fields = [field for field in attrs.fields(type(value)) if field.init and field.repr]
         inner = ", ".join(f"{field.name}={describe(getattr(value, field.name))}" for field in fields)
@@ -38,8 +41,13 @@ def describe(value: Any) -> str:
     if isinstance(value, functools.partial):
         arguments = [*map(describe, value.args), *(f"{k}={describe(v)}" for k, v in value.keywords.items())]
         return f"partial({describe(value.func)}, {', '.join(arguments)})"
-    if isinstance(value, type) or callable(value):
-        return str(getattr(value, "__qualname__", type(value).__qualname__))
+    if isinstance(value, torch.dtype | torch.device | PurePath | Enum):
+        return str(value)
+    if isinstance(value, type | FunctionType | MethodType | BuiltinFunctionType):
+        return value.__qualname__
+    if callable(value):
+        inner = ", ".join(f"{name}={describe(held)}" for name, held in sorted(getattr(value, "__dict__", {}).items()))
+        return f"{type(value).__qualname__}({inner})"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{k!r}: {describe(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random as _python
 from hashlib import blake2b
-from types import CodeType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import attrs
@@ -145,20 +145,44 @@ class keyed_everywhere:
 
 
 def draws_elsewhere(function: Any) -> bool:
-    """Say whether a function's code names numpy or Python's `random`, whose generators cost much to seed.
+    """Say whether a function may draw from numpy or Python's `random`, whose generators cost much to seed.
+
+    Its code is looked at, and that of the functions that it names: too much is suspected
+    rather than too little.
 
     >>> draws_elsewhere(lambda x: np.random.rand()), draws_elsewhere(lambda x: torch.rand(2))
     (True, False)
     """
-    code = getattr(function, "__code__", None)
-    if code is None:
+    return _draws(function, set())
+
+
+def _draws(function: Any, seen: set[CodeType]) -> bool:
+    called = function if isinstance(function, FunctionType) else type(function).__dict__.get("__call__")
+    called = getattr(function, "__func__", called)
+    if not isinstance(called, FunctionType) or called.__code__ in seen or called.__module__.startswith("torch."):
         return False
-    names, known = {*code.co_names}, function.__globals__
-    inner = {constant for constant in code.co_consts if isinstance(constant, CodeType)}
-    for nested in inner:
-        names |= {*nested.co_names}
-    modules = {known[name] for name in names if isinstance(known.get(name), ModuleType)}
-    return bool(modules & {np, np.random, _python}) or any(_from_there(known.get(name)) for name in names)
+    seen.add(called.__code__)
+    names = _names(called.__code__)
+    held = [called.__globals__[name] for name in names if name in called.__globals__]
+    held += [cell.cell_contents for cell in called.__closure__ or () if _is_filled(cell)]
+    return "numpy" in names or any(_is_source(value) or _draws(value, seen) for value in held)
+
+
+def _names(code: CodeType) -> set[str]:
+    """List the names that a function's code uses, those of the functions in it included."""
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return {*code.co_names}.union(*map(_names, inner))
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False
+
+
+def _is_source(value: Any) -> bool:
+    return value in (np, np.random, _python) if isinstance(value, ModuleType) else _from_there(value)
 
 
 def _from_there(value: Any) -> bool:

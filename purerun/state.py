@@ -9,7 +9,6 @@ owns and may write into, and `seal` makes the draft a value.
 from __future__ import annotations
 
 import difflib
-import functools
 from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
 from typing import Any, NoReturn, TypeAlias
 
@@ -192,13 +191,14 @@ def _refusing(name: str) -> Callable[..., Any]:
     """Make a method that writes in place refuse to, on a state; what TensorDict builds on the way is not locked."""
     method = getattr(TensorDict, name)
 
-    @functools.wraps(method)
     def refuse(self: State, *arguments: Any, **named: Any) -> Any:
         peek(self)  # says so if there is nothing left to write into
         if self.is_locked:
             raise StateError(_READ_ONLY)
         return method(self, *arguments, **named)
 
+    refuse.__name__ = refuse.__qualname__ = name
+    refuse.__doc__ = "Refuse, on a state: it is a value."
     return refuse
 
 

@@ -13,6 +13,7 @@ import traceback
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -342,7 +343,8 @@ def _is_about_shapes(error: Exception) -> bool:
 
 def _place(error: Exception) -> str:
     """Say where the user's own code was: the innermost line that is not torch's."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/torch/" not in frame.filename]
+    torchs = str(Path(torch.__file__).parent)
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith(torchs)]
     return f"in {frames[-1].name}, {frames[-1].filename}:{frames[-1].lineno}"
 
 

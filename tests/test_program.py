@@ -56,7 +56,7 @@ class Config:
         (nn.functional.relu, "relu"),
         (functools.partial(loss, batch=3), "partial(loss, batch=3)"),
         (Config(0.5, Config(1.0)), "Config(rate=0.5, inner=Config(rate=1.0, inner=None))"),
-        (nn.Linear(1, 1), "Linear"),
+        (nn.Linear(1, 1), "Linear(in_features=1, out_features=1, bias=True)"),
         (object(), "object"),
     ],
 )

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purerun.random import Key, bits, keyed, keyed_everywhere, seed_everywhere, uniform
+from purerun.random import Key, bits, draws_elsewhere, keyed, keyed_everywhere, seed_everywhere, uniform
 
 paths = st.lists(st.one_of(st.integers(-(2**70), 2**70), st.text(max_size=3)), max_size=4).map(tuple)
 
@@ -166,3 +166,46 @@ def test_generators_of_a_key_start_at_it():
 
     assert key.numpy().random(3).tolist() == key.numpy().random(3).tolist()
     assert all(torch.equal(a, b) for a, b in pairwise(torch.rand(3, generator=key.generator()) for _ in range(3)))
+
+
+def _helper():
+    return np.random.beta(0.4, 0.4)
+
+
+def _imports_inside():
+    import numpy as np
+
+    return np.random.rand()
+
+
+class _Callable:
+    def __call__(self):
+        return random.random()
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda: 1 + np.random.rand(), True),
+        (lambda: 1 + random.random(), True),
+        (lambda: 1 + _helper(), True),
+        (_imports_inside, True),
+        (_Callable(), True),
+        (lambda: [_helper() for _ in range(2)], True),
+        (lambda: torch.rand(2), False),
+        (len, False),
+    ],
+    ids=[
+        "numpy",
+        "python",
+        "through a helper",
+        "imported inside",
+        "an object",
+        "in a comprehension",
+        "torch",
+        "builtin",
+    ],
+)
+def test_chance_from_elsewhere_is_seen_in_the_code(function, expected):
+    """So that a loss that draws from numpy now and then is keyed at every iteration, not from the first draw on."""
+    assert expected == draws_elsewhere(function)

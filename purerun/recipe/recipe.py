@@ -125,6 +125,9 @@ class Recipe:
         if (self.epochs is None) == (self.iters is None):
             got = "neither" if self.iters is None else f"epochs={self.epochs} and iters={self.iters}"
             raise ValueError(f"expected a recipe with either epochs or iters, got {got}; set the other to None")
+        limit = self.epochs if self.iters is None else self.iters
+        if limit is not None and limit < 1:
+            raise ValueError(f"expected a recipe with at least 1 epoch or iteration, got {limit}")
         if self.val is not None and not self.metrics:
             raise ValueError('expected metrics to validate with, got none; give metrics={"accuracy": ...}, or no val')
 

@@ -14,7 +14,7 @@ from purerun.checkpoint import Found, names
 from purerun.recipe.error import RecipeError
 from purerun.recipe.recipe import Recipe
 from purerun.recipe.resolved import resolved, text
-from purerun.recipe.start import Start, again, anew, latest, placed
+from purerun.recipe.start import Start, again, anew, latest, placed, same_weights
 from purerun.sinks import Checkpoint, Log, Progress, Sink, Watched, watch
 from purerun.state import State
 
@@ -106,12 +106,15 @@ def test(recipe: Recipe, state: State) -> dict[str, Tensor]:
 
     Raises:
         RecipeError: the recipe has no test data.
+        StateError: the state is of another model.
     """
     if recipe.test is None:
         raise RecipeError("expected a recipe with test data, got test=None; give it test=pr.Loader(...)")
     with _threads(recipe.threads):
         module = recipe.module()
-        return recipe.val_loop(module)(placed(state, recipe.init(module)), recipe.test)
+        fresh = recipe.init(module)
+        same_weights(fresh, state, "the checkpoint")
+        return recipe.val_loop(module)(placed(state, fresh), recipe.test)
 
 
 def holds_run(directory: Path) -> bool:

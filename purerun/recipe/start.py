@@ -48,7 +48,7 @@ def anew(recipe: Recipe, step: Step, *, weights: Path | None = None) -> Start:
     if weights is None:
         return Start(state)
     other = load(weights)
-    _same_weights(state, other, weights)
+    same_weights(state, other, weights)
     taken = {part: {name: leaf for (name,), leaf in leaves(other[part], report=True)} for part in ("params", "buffers")}
     return Start(placed(state.replace(taken), state), notes=(f"starting with the weights of {weights}",))
 
@@ -113,7 +113,12 @@ def placed(state: State, like: State) -> State:
     return state.replace(moved) if moved else state
 
 
-def _same_weights(state: State, other: State, where: Path) -> None:
+def same_weights(state: State, other: State, where: Path | str) -> None:
+    """Check that a state has the weights that another one has.
+
+    Raises:
+        StateError: a name or a shape is another.
+    """
     for part in ("params", "buffers"):
         have = {path: tuple(leaf.shape) for path, leaf in leaves(other[part], report=True)}
         want = {path: tuple(leaf.shape) for path, leaf in leaves(state[part], report=True)}
