@@ -7,7 +7,7 @@ through `torch.func`, so that what it returns can be mapped and differentiated a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from purerun import batch as _batch
-from purerun.bind import Binding
+from purerun.bind import Binding, ModelError
 from purerun.state import lazy_clone
 
 _ENGINE: Any = torch.autograd.Variable._execution_engine
@@ -115,6 +115,7 @@ def _autograd(
     unused: str,
 ) -> Grads:
     leaves = [params[name] for name in trained]
+    own = [param for param in binding.params.values() if param.requires_grad] if binding.watching else []
     for leaf in leaves:
         leaf.requires_grad = True
     try:
@@ -122,7 +123,7 @@ def _autograd(
         # forward again, and would do so on the module's own weights otherwise.
         with torch.enable_grad(), binding(params, buffers, training=True) as model:
             total, weight, terms = reduce(loss(model, batch), batch)
-            grads = _backward(total, leaves)
+            grads = _backward(total, [*leaves, *own])
     finally:
         for leaf in leaves:
             leaf.requires_grad = False
@@ -130,10 +131,24 @@ def _autograd(
             # Under an autocast that stands around the whole loop, its copies of the weights would
             # outlive the update of a leased state.
             torch.clear_autocast_cache()
+    if own:
+        _refuse_aliases(binding, own, grads[len(leaves) :])
+        grads = grads[: len(leaves)]
     # Not `None in grads`, which asks each tensor whether it equals None.
     if any(grad is None for grad in grads):
         grads = _fill(grads, leaves, trained, unused)
     return Grads(dict(zip(trained, grads, strict=True)), weight, buffers, _detached(total, terms))
+
+
+def _refuse_aliases(binding: Binding, own: Sequence[Tensor], grads: tuple[Tensor | None, ...]) -> None:
+    """Refuse a loss that reaches the module's own parameters past its slots: it would see them as constants."""
+    reached = {id(param) for param, grad in zip(own, grads, strict=True) if grad is not None}
+    names = [name for name, param in binding.params.items() if id(param) in reached]
+    if names:
+        raise ModelError(
+            f"expected the loss to use the parameters of the state, but it also reaches the module's own {names}, "
+            "kept in a plain attribute or a closure; read them from the layer that owns them"
+        )
 
 
 def _backward(total: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:

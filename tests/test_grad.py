@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from purerun.bind import Binding
+from purerun.bind import Binding, ModelError
 from purerun.grad import Grads, Loss, LossError, compute, reduce
 from purerun.random import Key, keyed
 from purerun.testing import MODELS, random_case
@@ -240,3 +240,24 @@ def test_terms_are_reported_as_they_were():
 def test_grads_are_plain_values():
     """They can be made by hand, for steps of one's own."""
     assert (1.0, {}, {}, None) == ((made := Grads({})).weight, made.buffers, made.metrics, made.recompute)
+
+
+class Aliased(nn.Module):
+    """A module that keeps one of its weights in a plain list as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.kept = [self.layer.weight]
+
+    def forward(self, x):
+        return self.layer(x) + x @ self.kept[0].t()
+
+
+def test_a_weight_reached_past_its_slot_is_refused():
+    """It would be a constant, and the gradient silently wrong."""
+    step = pr.TrainStep(Aliased(), lambda model, x: model(x).square().mean(), pr.optim.SGD(lr=0.1))
+    state = step.init(seed=0)
+
+    with pytest.raises(ModelError, match=r"module's own \['layer.weight'\]"):
+        step(state, torch.ones(3, 2))
