@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+import purerun as pr
 from purerun.bind import Binding, ModelError
 from purerun.grad import Grads, Loss, LossError, compute, reduce
 from purerun.random import Key, keyed
