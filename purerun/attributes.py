@@ -18,6 +18,7 @@ Notes: TypeAlias = dict[tuple[str, str], tuple[Any, Any]]
 
 # RNN layers of torch keep a list of their own weights, made anew from their slots.
 _OWN_LISTS = {"_flat_weights", "_flat_weight_refs"}
+_KEPT = ("_parameters", "_buffers", "_modules")
 _OPAQUE = (type, FunctionType, MethodType, ModuleType, nn.Module)
 _DEPTH = 3
 
@@ -29,7 +30,7 @@ def note(module: nn.Module) -> Notes:
     them during a forward is noticed too.
     """
     return {
-        (path, name): (value, _inside(value, _DEPTH))
+        (path, name): (value, _members(value) if name in _KEPT else _inside(value, _DEPTH))
         for path, inner in module.named_modules()
         for name, value in inner.__dict__.items()
         if not (name in _OWN_LISTS and isinstance(inner, nn.RNNBase))
@@ -62,10 +63,15 @@ def restore(module: nn.Module, before: Notes) -> list[str]:
 def _entries(place: tuple[str, str], before: Notes, after: Notes) -> list[tuple[str, str]]:
     """Name the entries of a module's own dicts that differ, and any other attribute itself."""
     path, name = place
-    if name not in ("_parameters", "_buffers", "_modules"):
+    if name not in _KEPT:
         return [place]
     old, new = before[place][1], after[place][1]
     return [(path, key) for key in {**old, **new} if not _same(old.get(key), new.get(key))]
+
+
+def _members(kept: dict[str, Any]) -> dict[str, tuple[Any, None]]:
+    # By identity: a copy of every weight would take as much memory as the model.
+    return {name: (item, None) for name, item in kept.items()}
 
 
 def _inside(value: Any, depth: int) -> Any:
@@ -108,8 +114,11 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 def _refill(value: Any, content: Any) -> None:
     """Put the contents of containers and tensors back in place."""
-    if isinstance(value, Tensor) and not value.requires_grad:
-        value.copy_(content)
+    if content is None:
+        return
+    if isinstance(value, Tensor):
+        if not value.requires_grad:
+            value.copy_(content)
     elif isinstance(value, np.ndarray):
         value[...] = content
     elif isinstance(value, dict):

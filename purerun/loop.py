@@ -101,6 +101,8 @@ class TrainLoop:
         hooks = tuple(hook.within(self.epochs, self.iters) for hook in self.hooks)
         if self._steps():
             state = fit(state, *self._steps())
+        # At least one `replace`, so that the loop owns the state that it leases: if nobody else keeps
+        # the one that was given, the first step need not copy it either.
         for slots in (source.slots(), *_apart([hook.slots(state) for hook in hooks], hooks)):
             state = state.replace(missing(slots, state))
         # Handed over, not kept in this frame: the first state would live as long as the loop.
@@ -116,9 +118,8 @@ class TrainLoop:
         if self._ended(state):
             return
         with source.open(int(state["seed"])) as session:
-            ours = False
             for batch, position in _batches(session, state, self.epochs):
-                state = self._advanced(state, batch, position, lease=ours and self.lease)
+                state = self._advanced(state, batch, position, lease=self.lease)
                 last = self._ended(state)
                 if last:
                     for step in self._steps():
@@ -130,8 +131,6 @@ class TrainLoop:
                 yield state
                 if last:
                     return
-                # The state that the loop was given is its caller's; those that it makes are its own.
-                ours = True
 
     def _ended(self, state: State) -> bool:
         counter, limit = ("epoch", self.epochs) if self.iters is None else ("iter", self.iters)
