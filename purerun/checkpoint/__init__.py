@@ -4,27 +4,53 @@ A checkpoint is `state.safetensors` and `manifest.json`.  Nothing in either can 
 code: no pickle, and no name that is imported.
 """
 
-from purerun.checkpoint.error import CheckpointError
-from purerun.checkpoint.locate import Found, find, last, name_of, names, newest, path_of, point, remove
-from purerun.checkpoint.manifest import JSON, File, Kind, Manifest, read_manifest
+from purerun.checkpoint.best import Best, bests
+from purerun.checkpoint.error import CheckpointError, SaveError
+from purerun.checkpoint.locate import (
+    Found,
+    find,
+    last,
+    name_of,
+    names,
+    newest,
+    path_of,
+    path_of_name,
+    point,
+    pointed,
+    pointers,
+    remove,
+)
+from purerun.checkpoint.manifest import JSON, File, Kind, Manifest, encoded, read_manifest
 from purerun.checkpoint.read import load
+from purerun.checkpoint.retention import kept, prune
 from purerun.checkpoint.write import save
+from purerun.checkpoint.writer import Writer
 
 __all__ = [
     "JSON",
+    "Best",
     "CheckpointError",
     "File",
     "Found",
     "Kind",
     "Manifest",
+    "SaveError",
+    "Writer",
+    "bests",
+    "encoded",
     "find",
+    "kept",
     "last",
     "load",
     "name_of",
     "names",
     "newest",
     "path_of",
+    "path_of_name",
     "point",
+    "pointed",
+    "pointers",
+    "prune",
     "read_manifest",
     "remove",
     "save",

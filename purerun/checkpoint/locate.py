@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import attrs
 
-from purerun.checkpoint.error import CheckpointError
+from purerun.checkpoint.error import CheckpointError, SaveError
 from purerun.checkpoint.manifest import MANIFEST
 from purerun.checkpoint.publish import retire, whole, write_text
 
@@ -17,19 +18,25 @@ FOLDER = "checkpoints"
 LAST = "last"
 
 _NAME = re.compile(r"iter_(\d{8,18})")
+_POINTER = re.compile(r"last|best_[\w.-]+")
 _ENTRY = re.compile(r"(iter_\d{8,18})|\.(iter_\d{8,18})\.(?:new|old)")
 
 
+Belief = TypeVar("Belief")
+
+
 @attrs.frozen
-class Found:
+class Found(Generic[Belief]):
     """The checkpoint to go on from.
 
     Attributes:
         path: its directory.
+        content: what was read there, and is believed.
         rejected: one line for each newer one that cannot be believed, with the reason.
     """
 
     path: Path
+    content: Belief
     rejected: tuple[str, ...] = ()
 
 
@@ -47,6 +54,11 @@ def path_of(run: str | os.PathLike[str], iter: int) -> Path:
     return Path(run) / FOLDER / name_of(iter)
 
 
+def path_of_name(run: str | os.PathLike[str], name: str) -> Path:
+    """Say where a checkpoint of a run is: at its place, or beside it after a crash between two renames."""
+    return whole(Path(run) / FOLDER / name)
+
+
 def names(run: str | os.PathLike[str]) -> tuple[str, ...]:
     """List the checkpoints of a run by name, the first iteration first; whether they are good is not looked at."""
     folder = Path(run) / FOLDER
@@ -60,27 +72,57 @@ def last(run: str | os.PathLike[str]) -> str | None:
     Raises:
         CheckpointError: it does not hold a name.
     """
-    file = Path(run) / FOLDER / LAST
+    return pointed(run, LAST)
+
+
+def pointed(run: str | os.PathLike[str], pointer: str) -> str | None:
+    """Read a pointer, such as `last` or `best_accuracy`: the name in it, or None when there is no such pointer.
+
+    Raises:
+        CheckpointError: it does not hold a name.
+    """
+    file = Path(run) / FOLDER / pointer
     if file.is_symlink() or not file.is_file():
         return None
-    with file.open("rb") as stream:
-        text = stream.read(64).decode("ascii", errors="replace").strip()
+    try:
+        with file.open("rb") as stream:
+            text = stream.read(64).decode("ascii", errors="replace").strip()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from error
     if not _NAME.fullmatch(text):
         raise CheckpointError(f"{file}: expected a name such as {name_of(500)}, got {text!r}; write one into it")
     return text
 
 
-def point(run: str | os.PathLike[str], name: str) -> None:
-    """Make `last` name a checkpoint.
+def pointers(run: str | os.PathLike[str]) -> dict[str, str]:
+    """Read all pointers of a run: pointer -> the name in it; those that hold no name are left out."""
+    folder = Path(run) / FOLDER
+    found = [entry.name for entry in folder.iterdir() if _POINTER.fullmatch(entry.name)] if folder.is_dir() else []
+    named: dict[str, str] = {}
+    for pointer in sorted(found):
+        try:
+            named[pointer] = pointed(run, pointer) or ""
+        except CheckpointError:
+            continue
+    return {pointer: name for pointer, name in named.items() if name}
+
+
+def point(run: str | os.PathLike[str], name: str, pointer: str = LAST) -> None:
+    """Make a pointer name a checkpoint; nothing is written if it does so already.
 
     Raises:
-        CheckpointError: it cannot be written.
+        SaveError: it cannot be written.
     """
-    file = Path(run) / FOLDER / LAST
+    file = Path(run) / FOLDER / pointer
+    try:
+        if pointed(run, pointer) == name:
+            return
+    except CheckpointError:
+        pass  # it holds something else, and is written anew
     try:
         write_text(file, f"{name}\n")
     except OSError as error:
-        raise CheckpointError(f"{file}: cannot be written: {error}; free space or choose another place") from error
+        raise SaveError(f"{file}: cannot be written: {error}; free space or choose another place") from error
 
 
 def find(path: str | os.PathLike[str]) -> Path:
@@ -105,7 +147,7 @@ def find(path: str | os.PathLike[str]) -> Path:
     return whole(place / FOLDER / (last(place) or known[-1]))
 
 
-def newest(run: str | os.PathLike[str], believe: Callable[[Path], object]) -> Found:
+def newest(run: str | os.PathLike[str], believe: Callable[[Path], Belief]) -> Found[Belief]:
     """Find the newest checkpoint of a run that can be believed.
 
     The one that `last` names comes first, then those before it, the newest first.  Those
@@ -114,21 +156,19 @@ def newest(run: str | os.PathLike[str], believe: Callable[[Path], object]) -> Fo
 
     Args:
         run: the directory of a run.
-        believe: raises CheckpointError for a damaged one; `pr.load` hashes every byte,
-            `read_manifest` looks at sizes only.
+        believe: reads a checkpoint, and raises CheckpointError if it is damaged; `pr.load` hashes every
+            byte, `read_manifest` looks at sizes only.
 
     Raises:
         CheckpointError: there is none, or all are damaged; the message lists the reasons.
     """
     rejected: list[str] = []
     for name in _by_trust(Path(run), rejected):
-        path = whole(Path(run) / FOLDER / name)
+        path = path_of_name(run, name)
         try:
-            believe(path)
+            return Found(path, believe(path), tuple(rejected))
         except CheckpointError as error:
             rejected.append(str(error))
-        else:
-            return Found(path, tuple(rejected))
     reasons = "".join(f"\n  {line}" for line in rejected) or " there is none"
     raise CheckpointError(f"{run}: expected a checkpoint that can be believed;{reasons}")
 

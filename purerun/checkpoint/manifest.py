@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import stat
 from collections.abc import Callable, Mapping
@@ -16,17 +17,29 @@ from typing import Any, NoReturn, TypeAlias
 
 import attrs
 
+from purerun.checkpoint import formats
 from purerun.checkpoint.error import CheckpointError
 
 JSON: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 """What the manifest's free fields may hold; floats must be finite."""
 
-FORMAT = 1
+
+def encoded(value: float) -> float | str:
+    """Write a number so that every JSON reader takes it, and `float(...)` reads it back.
+
+    JSON has no NaN and no infinities: they become the strings "nan", "inf" and "-inf".
+
+    >>> encoded(0.1), encoded(float("nan")), float(encoded(float("-inf")))
+    (0.1, 'nan', -inf)
+    """
+    return value if math.isfinite(value) else str(value)
+
+
 MANIFEST = "manifest.json"
 TENSORS = "state.safetensors"
 
 # A leaf takes about 120 bytes: room for 500 000 of them, and no more memory than that for a hostile file.
-_LARGEST = 64 * 2**20
+LARGEST = 64 * 2**20
 _END = re.compile(r' "checksum": "([0-9a-f]{64})"\n}\n\Z')
 
 _Validator: TypeAlias = Callable[[Any, Any, Any], Any]
@@ -44,6 +57,14 @@ def _mapping(value: _Validator) -> _Validator:
 
 def _list(member: _Validator) -> _Validator:
     return attrs.validators.deep_iterable(member, attrs.validators.instance_of(list))
+
+
+def _change(_: Any, field: Any, change: Any) -> None:
+    known = isinstance(change, dict) and set(change) == {"iter", "changes"} and isinstance(change["changes"], dict)
+    if not known or type(change["iter"]) is not int or change["iter"] < 0:
+        raise ValueError(f"expected {field.name} of {{iter, changes}}, got {str(change)[:80]}")
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in change["changes"].values()):
+        raise ValueError(f"expected {field.name} with pairs of an old and a new value, got {str(change)[:80]}")
 
 
 @attrs.frozen
@@ -81,10 +102,14 @@ class Manifest:
     Attributes:
         counters: `epoch`, `iter`, `cursor` and `seed`, as far as the state has them.
         digest: of the state.
+        scores: name -> value, of the validations that judged this very state; "nan", "inf" and "-inf" are texts.
+        created: when it was made, UTC, as ISO 8601 writes it; "" where that is not known.
         parent: the digest of the checkpoint before it in its run.
         fingerprint: of the step that made the state.
         program: the text with that fingerprint, when it was known.
         recipe: the whole run as data, for comparison.
+        changes: what was changed in the recipe when the run went on, the oldest first: the iteration, and
+            path -> [old, new].
         memory: what the sinks of the run remember, by the label of the sink.
         versions: of the libraries that wrote it.
         files: by name.
@@ -96,10 +121,13 @@ class Manifest:
 
     counters: dict[str, int] = attrs.field(validator=_mapping(attrs.validators.instance_of(int)))
     digest: str = attrs.field(validator=_hash)
+    scores: dict[str, float | str] = attrs.field(validator=_mapping(attrs.validators.instance_of((float, str))))
+    created: str = attrs.field(validator=_text)
     parent: str | None = attrs.field(validator=attrs.validators.optional(_hash))
     fingerprint: str | None = attrs.field(validator=attrs.validators.optional(_text))
     program: str | None = attrs.field(validator=attrs.validators.optional(_text))
     recipe: JSON = attrs.field()
+    changes: list[dict[str, Any]] = attrs.field(validator=_list(_change))
     memory: dict[str, JSON] = attrs.field(validator=_mapping(attrs.validators.instance_of(object)))
     versions: dict[str, str] = attrs.field(validator=_mapping(_text))
     files: dict[str, File] = attrs.field(validator=_mapping(attrs.validators.instance_of(File)))
@@ -123,7 +151,7 @@ class Manifest:
         Raises:
             CheckpointError: the recipe or a sink's memory is not plain JSON.
         """
-        content = {"format": FORMAT, **attrs.asdict(self), "checksum": ""}  # last: see _END
+        content = {"format": formats.NEWEST, **attrs.asdict(self), "checksum": ""}  # last: see _END
         try:
             text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=True) + "\n"
         except (TypeError, ValueError, RecursionError) as error:
@@ -145,12 +173,8 @@ class Manifest:
             CheckpointError: it was changed, is of another format, or holds what a manifest does not.
         """
         content = _content(text, where)
-        version = content.pop("format", None)
-        if type(version) is not int or version != FORMAT:
-            raise CheckpointError(
-                f"{where}: expected format {FORMAT}, got {version!r}; a newer purerun may be able to read it"
-            )
         try:
+            content = formats.brought_forward(content)
             files = {name: File(**entry) for name, entry in content.pop("files").items()}
             return cls(**content, files=files)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -171,7 +195,7 @@ def read_manifest(path: str | Path) -> Manifest:
     3
     """
     file = Path(path) / MANIFEST
-    manifest = Manifest.parse(_read_text(file), str(file))
+    manifest = parsed(file)
     for name, entry in manifest.files.items():
         size = _plain_size(file.with_name(name))
         if size != entry.bytes:
@@ -180,6 +204,15 @@ def read_manifest(path: str | Path) -> Manifest:
                 "it is damaged, use an older checkpoint"
             )
     return manifest
+
+
+def parsed(file: Path) -> Manifest:
+    """Read a manifest by itself, without a look at what it is about.
+
+    Raises:
+        CheckpointError: it cannot be believed.
+    """
+    return Manifest.parse(_read_text(file), str(file))
 
 
 def _kind(line: str, strides: list[int] | None) -> Kind:
@@ -207,8 +240,8 @@ def _refuse(constant: str) -> NoReturn:
 
 def _read_text(file: Path) -> str:
     size = _plain_size(file)
-    if size > _LARGEST:
-        raise CheckpointError(f"{file}: expected at most {_LARGEST} bytes, found {size}; it is no manifest")
+    if size > LARGEST:
+        raise CheckpointError(f"{file}: expected at most {LARGEST} bytes, found {size}; it is no manifest")
     try:
         return file.read_bytes().decode("ascii")
     except UnicodeDecodeError as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from torch import Tensor
@@ -16,13 +17,17 @@ from purerun.checkpoint.tensors import header_digest, read_tensors
 from purerun.checkpoint.tree import grow
 from purerun.state import REPORT, State, seal
 
+_THREADS = min(4, os.cpu_count() or 1)  # hashing lets go of the interpreter; more would only wait for the memory
+
 
 def load(path: str | os.PathLike[str], *, verify: bool = True) -> State:
-    """Read a state back, bit for bit, into memory of its own on the CPU.
+    """Read a state back, bit for bit, on the CPU.
 
     Args:
         path: a checkpoint directory, or a run directory, whose `last` checkpoint is meant.
-        verify: hash what is read and compare; without it only names, shapes and sizes are checked.
+        verify: copy every leaf into memory of its own and hash the copy; what was believed once stays
+            so, whatever happens to the file.  Without it only names, shapes and sizes are checked, and the
+            leaves are the file itself, mapped into memory: nothing is read before it is used.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is damaged.
@@ -39,8 +44,9 @@ def load(path: str | os.PathLike[str], *, verify: bool = True) -> State:
     file = directory / TENSORS
     if verify and header_digest(file) != manifest.files[TENSORS].header:
         raise CheckpointError(f"{file}: its header was changed; it is damaged, use an older checkpoint")
-    leaves = dict(_verified(file, manifest) if verify else read_tensors(file, manifest.kinds()))
+    leaves = read_tensors(file, manifest.kinds())
     if verify:
+        leaves = _verified(file, manifest, leaves)
         _same_digest(directory, manifest)
     if manifest.program is not None:
         program.fingerprint(manifest.program)  # so that a loop with another step can say what differs
@@ -50,15 +56,21 @@ def load(path: str | os.PathLike[str], *, verify: bool = True) -> State:
         raise CheckpointError(f"{directory}: not the leaves of a state: {error}") from error
 
 
-def _verified(file: Path, manifest: Manifest) -> Iterator[tuple[str, Tensor]]:
-    for name, leaf in read_tensors(file, manifest.kinds()):
+def _verified(file: Path, manifest: Manifest, mapped: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy leaves, and compare what was copied with the manifest; several at a time."""
+
+    def own(name: str) -> Tensor:
+        leaf = mapped[name].clone()
         found = identity.describe(leaf)
         if found != manifest.leaves[name]:
             raise CheckpointError(
                 f"{file}: expected {manifest.leaves[name]} at {name}, found {found}; "
                 "it is damaged, use an older checkpoint"
             )
-        yield name, leaf
+        return leaf
+
+    with ThreadPoolExecutor(max_workers=_THREADS) as threads:
+        return dict(zip(mapped, threads.map(own, mapped), strict=True))
 
 
 def _same_digest(directory: Path, manifest: Manifest) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 from torch import Tensor
 
-from purerun.checkpoint.error import CheckpointError
+from purerun.checkpoint.error import CheckpointError, SaveError
 from purerun.checkpoint.manifest import Kind
 
 DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
@@ -67,11 +67,14 @@ def write_tensors(file: Path, leaves: Mapping[str, Tensor]) -> None:
     try:
         serialize_file(specs, file, metadata=None)
     except SafetensorError as error:
-        raise CheckpointError(f"{file}: cannot be written: {error}; is the disk full?") from error
+        raise SaveError(f"{file}: cannot be written: {error}; is the disk full?") from error
 
 
-def read_tensors(file: Path, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, Tensor]]:
-    """Read leaves, each into memory of its own.
+def read_tensors(file: Path, kinds: Mapping[str, Kind]) -> dict[str, Tensor]:
+    """Map a file into memory: name -> leaf, none of it copied or even read yet.
+
+    The mapping is private: nothing that is written into a leaf reaches the file.  What happens to
+    the file reaches a leaf.
 
     Args:
         file: what `write_tensors` wrote.
@@ -83,11 +86,8 @@ def read_tensors(file: Path, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, T
     try:
         with safe_open(file, framework="pt") as source:
             _same_names(file, set(source.keys()), set(kinds))
-            for name, kind in kinds.items():
-                # A copy: mapped memory can neither be shared lazily by the states that follow,
-                # nor is it safe from what happens to the file.
-                yield name, _restored(file, name, source.get_tensor(name).clone(), kind)
-    except SafetensorError as error:
+            return {name: _restored(file, name, source.get_tensor(name), kind) for name, kind in kinds.items()}
+    except (SafetensorError, OSError, RuntimeError) as error:
         raise CheckpointError(f"{file}: {error}; it is damaged, use an older checkpoint") from error
 
 
@@ -112,13 +112,19 @@ def _restored(file: Path, name: str, found: Tensor, kind: Kind) -> Tensor:
         and found.dtype == torch.uint8
         and found.numel() == math.prod(kind.shape) * wanted.itemsize
     ):
-        found = found.view(wanted).reshape(kind.shape)
+        found = _aligned(found, wanted.itemsize).view(wanted).reshape(kind.shape)
     if found.dtype != wanted or tuple(found.shape) != kind.shape:
         raise CheckpointError(
             f"{file}: expected {kind.dtype} {list(kind.shape)} at {name}, found {_name(found.dtype)} "
             f"{list(found.shape)}; it is damaged, use an older checkpoint"
         )
+    found = _aligned(found, wanted.itemsize)
     return found if kind.strides is None else _laid_out(file, name, found, kind.strides)
+
+
+def _aligned(leaf: Tensor, size: int) -> Tensor:
+    """Copy a mapped leaf that does not begin at a multiple of its items' size: torch's kernels would crash on it."""
+    return leaf if leaf.data_ptr() % size == 0 else leaf.clone()
 
 
 def _laid_out(file: Path, name: str, leaf: Tensor, strides: tuple[int, ...]) -> Tensor:

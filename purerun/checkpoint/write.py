@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import tensordict
@@ -14,11 +17,12 @@ from torch import Tensor
 
 import purerun
 from purerun import identity, program
-from purerun.checkpoint.error import CheckpointError
-from purerun.checkpoint.manifest import JSON, MANIFEST, TENSORS, File, Manifest
+from purerun.checkpoint.error import SaveError
+from purerun.checkpoint.manifest import JSON, MANIFEST, TENSORS, File, Manifest, encoded
 from purerun.checkpoint.publish import publish, sync
 from purerun.checkpoint.tensors import header_digest, on_host, strides, write_tensors
 from purerun.checkpoint.tree import empty_trees
+from purerun.hooks.scores import judged
 from purerun.state import State
 
 COUNTERS = ("epoch", "iter", "cursor", "seed")
@@ -30,6 +34,7 @@ def save(
     *,
     recipe: JSON = None,
     parent: str | None = None,
+    changes: Sequence[Mapping[str, JSON]] = (),
     memory: Mapping[str, JSON] | None = None,
 ) -> Manifest:
     """Write a state down as a checkpoint directory: the whole of it, or nothing.
@@ -42,13 +47,15 @@ def save(
         directory: where; made with its parents.
         recipe: the run as plain data, kept for comparison.
         parent: the digest of the checkpoint before this one.
+        changes: how the recipe was changed on the way, as the manifest keeps it.
         memory: what sinks remember: label -> plain data.
 
     Returns:
         What was written into the manifest.
 
     Raises:
-        CheckpointError: it cannot be written there, or holds what a file cannot.
+        SaveError: it cannot be written there.
+        CheckpointError: it holds what a file cannot.
 
     >>> import tempfile, purerun as pr
     >>> state = pr.testing.counted(iter=3)
@@ -59,25 +66,15 @@ def save(
     """
     found = dict(identity.named_leaves(state))
     leaves = {name: on_host(name, leaf) for name, leaf in found.items()}
-    lines = {name: identity.describe(leaf) for name, leaf in leaves.items()}
-    mark = bytes(identity.read_bytes(leaves["fingerprint"])).hex() if "fingerprint" in leaves else None
+    known = _known(state, found) | {
+        "recipe": recipe,
+        "parent": parent,
+        "changes": [dict(change) for change in changes],
+        "memory": dict(memory or {}),
+    }
 
     def fill(folder: Path) -> Manifest:
-        manifest = Manifest(
-            counters={name: int(leaves[name]) for name in COUNTERS if name in leaves and not leaves[name].ndim},
-            digest=identity.join({name: line for name, line in lines.items() if name not in identity.UNHASHED}),
-            parent=parent,
-            fingerprint=mark,
-            # Whoever made the state in this process, or loaded it, has left the text there.
-            program=program.recall(mark) if mark else None,
-            recipe=recipe,
-            memory=dict(memory or {}),
-            versions=_versions(),
-            files={TENSORS: _write_leaves(folder / TENSORS, leaves)},
-            leaves=lines,
-            strides=strides(found),
-            empty=empty_trees(state),
-        )
+        manifest = Manifest(**_written(folder, leaves), **known)
         _write_manifest(folder / MANIFEST, manifest)
         return manifest
 
@@ -85,11 +82,42 @@ def save(
     try:
         return publish(place, fill)
     except OSError as error:
-        raise CheckpointError(f"{place}: cannot be written: {error}; free space or choose another place") from error
+        raise SaveError(f"{place}: cannot be written: {error}; free space or choose another place") from error
+
+
+def _known(state: State, leaves: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Say what is known of a state before any of it is written."""
+    mark = bytes(identity.read_bytes(leaves["fingerprint"])).hex() if "fingerprint" in leaves else None
+    return {
+        "counters": {name: int(leaves[name]) for name in COUNTERS if name in leaves and not leaves[name].ndim},
+        "scores": {name: encoded(score) for name, score in judged(state).items()},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "fingerprint": mark,
+        # Whoever made the state in this process, or loaded it, has left the text there.
+        "program": program.recall(mark) if mark else None,
+        "versions": _versions(),
+        "strides": strides(leaves),
+        "empty": empty_trees(state),
+    }
+
+
+def _written(folder: Path, leaves: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Write leaves into a folder, and say what was written.
+
+    They are hashed by one thread while this one writes them: both wait for the memory, not for each other.
+    """
+    with ThreadPoolExecutor(max_workers=1) as hashing:
+        described = hashing.submit(lambda: {name: identity.describe(leaf) for name, leaf in leaves.items()})
+        files = {TENSORS: _write_leaves(folder / TENSORS, leaves)}
+        lines = described.result()
+    digest = identity.join({name: line for name, line in lines.items() if name not in identity.UNHASHED})
+    return {"files": files, "leaves": lines, "digest": digest}
 
 
 def _write_leaves(file: Path, leaves: Mapping[str, Tensor]) -> File:
     write_tensors(file, leaves)
+    # The library makes files for their owner alone; readable is what the folder is.
+    file.chmod(file.parent.stat().st_mode & 0o666)
     sync(file)
     return File(bytes=file.stat().st_size, header=header_digest(file))
 

@@ -8,15 +8,28 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cyclopts import App, CycloptsError
 
 from purerun import __version__
 from purerun.cli import looks, runs
-from purerun.cli.exits import DONE, INTERRUPTED, MISTAKE, TERMINATED, Terminated, is_mistake, say, told
+from purerun.cli.exits import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    MISTAKE,
+    TERMINATED,
+    Terminated,
+    is_misfortune,
+    is_mistake,
+    say,
+    told,
+)
 
 app = App(
     name="purerun",
@@ -38,9 +51,12 @@ def main(tokens: Sequence[str] | None = None) -> NoReturn:
     Args:
         tokens: the words of the command line; None for those of this process.
     """
-    # Until a training run takes over, SIGTERM ends the process as Ctrl-C does: by an exception.
+    # Until a training run takes over, these end the process as Ctrl-C does: by an exception.
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(run(sys.argv[1:] if tokens is None else tokens))
+    signal.signal(signal.SIGUSR1, _terminate)
+    with warnings.catch_warnings():
+        warnings.showwarning = partial(_show, warnings.showwarning)
+        sys.exit(run(sys.argv[1:] if tokens is None else tokens))
 
 
 def run(tokens: Sequence[str]) -> int:
@@ -58,10 +74,10 @@ def run(tokens: Sequence[str]) -> int:
         say("stopped; there was nothing to save")
         return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     except Exception as error:
-        if not is_mistake(error):
+        if not (is_mistake(error) or is_misfortune(error)):
             raise
         say(told(error))
-        return MISTAKE
+        return MISTAKE if is_mistake(error) else FAILED
     return DONE if ended is None else ended
 
 
@@ -81,6 +97,14 @@ def completed(tokens: Iterable[str]) -> Iterator[str]:
 
 def _one_line(error: CycloptsError) -> str:
     return " ".join(str(error).split()).removesuffix(".")
+
+
+def _show(usual: Callable[..., None], message: Warning | str, category: type[Warning], *more: Any) -> None:
+    """Show a warning; one of ours without the line that has raised it, which says nothing to a user."""
+    if category.__module__.startswith("purerun."):
+        say(" ".join(str(message).split()))
+    else:
+        usual(message, category, *more)
 
 
 def _terminate(*_: object) -> NoReturn:

@@ -31,10 +31,19 @@ def told(error: Exception) -> str:
     return " ".join(lines) + (f" ({'; '.join(notes)})" if notes else "")
 
 
+def is_misfortune(error: Exception) -> bool:
+    """Say whether an error is nobody's mistake: the disk is full, say."""
+    from purerun.checkpoint import SaveError
+
+    return isinstance(error, SaveError)
+
+
 def is_mistake(error: Exception) -> bool:
     """Say whether an error explains itself: whoever reads it needs no traceback."""
     if isinstance(error, Mistake):
         return True
+    if is_misfortune(error):
+        return False
     # Who raised one of these has imported torch already.
     from purerun.batch import BatchError
     from purerun.bind import ModelError

@@ -88,11 +88,10 @@ def judge(
         settings: PATH=VALUE: change a value of the recipe. Can be repeated.
         device: cpu, cuda, ...; short for --set device=D.
     """
-    from purerun.checkpoint import load
+    from purerun.checkpoint import encoded, load
     from purerun.recipe import load as load_recipe
     from purerun.recipe import override
     from purerun.recipe import test as test_recipe
-    from purerun.sinks.lines import encoded
 
     value = override(load_recipe(recipe), [*(settings or ()), *_short("device", device)])
     state = load(checkpoint or work_dir or default_directory(recipe))
@@ -110,8 +109,8 @@ def _short(name: str, value: object) -> tuple[str, ...]:
 
 
 def _result(state: State, recipe: Recipe) -> dict[str, Any]:
+    from purerun.checkpoint import encoded
     from purerun.identity import digest
-    from purerun.sinks.lines import encoded
 
     # A run that had nothing to do has judged nothing.
     made = [name for name in recipe.metrics if name in state["scores"].names()]

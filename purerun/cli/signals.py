@@ -9,8 +9,9 @@ from typing import Any
 
 
 class Stop:
-    """A `with` block in which SIGINT and SIGTERM only set a flag, which a loop reads after each iteration.
+    """A `with` block in which SIGINT, SIGTERM and SIGUSR1 only set a flag, which a loop reads after each iteration.
 
+    SIGUSR1 is what schedulers send to say that the time is up soon; it means what SIGTERM means.
     Nothing is saved inside a handler: it may run anywhere, also in the middle of a write.
 
     >>> with Stop() as stop:
@@ -19,7 +20,7 @@ class Stop:
     (True, 143)
     """
 
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self) -> None:
         self._received: int | None = None
@@ -31,8 +32,8 @@ class Stop:
 
     @property
     def code(self) -> int:
-        """The exit code: 128 and the number of the signal; 0 without one."""
-        return 0 if self._received is None else 128 + self._received
+        """The exit code: 130 after SIGINT, 143 after the others, 0 without a signal."""
+        return 0 if self._received is None else _code(self._received)
 
     def __enter__(self) -> Stop:
         self._before: dict[int, Any] = {each: signal.signal(each, self._receive) for each in self._SIGNALS}
@@ -47,7 +48,11 @@ class Stop:
     def _receive(self, number: int, _: FrameType | None) -> None:
         # A process that the run has forked inherits this handler, and ends as it would without.
         if self._received is not None or os.getpid() != self._process:
-            os._exit(128 + number)
+            os._exit(_code(number))
         self._received = number
         # Not print(), which may be in the middle of printing.
         os.write(2, b"\npurerun: stopping after this iteration; once more stops at once, without saving\n")
+
+
+def _code(number: int) -> int:
+    return 128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)

@@ -85,13 +85,14 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def leave_signals_to_the_main_process(_worker: int) -> None:
-    """Make a worker ignore Ctrl-C, and any SIGTERM that its parent did not send.
+    """Make a worker ignore Ctrl-C and SIGUSR1, and any SIGTERM that its parent did not send.
 
     Terminals and schedulers send these to whole groups of processes.  The main process then
     wants to finish its iteration and to save, for which it needs its workers; it stops them
     itself when it is done.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     # Only Linux lets a thread wait for a signal and its sender; elsewhere SIGTERM keeps ending a worker.
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -47,6 +47,8 @@ class Every(When):
         count: how many of the unit lie between two times.
         unit: "epoch" or "iter".
         begin: the first epoch or iteration (counted from 1) at which it may hold.
+        offset: where counting begins; with begin=b and offset=b it is MMEngine's `save_begin=b`, so
+            `Every(5, begin=3, offset=3)` holds after 3, 8, 13, ...
         changes: `(milestone, count)` pairs, as MMEngine's `dynamic_intervals`: the pair with the
             last milestone m rules from the check after m - 1 finished ones on, so
             `Every(5, "epoch", changes=[(11, 2)])` holds after 5, 10, 12, 14, ...
@@ -59,6 +61,7 @@ class Every(When):
     count: int = attrs.field(validator=whole(1))
     unit: Unit = attrs.field(default="epoch", validator=one_of("epoch", "iter"))
     begin: int = 1
+    offset: int = 0
     changes: tuple[tuple[int, int], ...] = attrs.field(
         default=(), converter=lambda given: tuple(sorted((int(m), int(n)) for m, n in given))
     )
@@ -77,7 +80,7 @@ class Every(When):
         for milestone, count in self.changes:
             if done >= milestone - 1:
                 interval = count
-        return done % interval == 0
+        return (done - self.offset) % interval == 0
 
 
 @attrs.frozen
@@ -163,8 +166,8 @@ class Not(When):
 def every(spec: When | str | int) -> When:
     """Read a condition: "1 epoch", "500 iters", "last", a number of iterations, or a `When`.
 
-    >>> every("2 epochs"), every(50)
-    (Every(count=2, unit='epoch', begin=1, changes=()), Every(count=50, unit='iter', begin=1, changes=()))
+    >>> every("2 epochs"), every("last")
+    (Every(count=2, unit='epoch', begin=1, offset=0, changes=()), Last(epochs=None, iters=None))
 
     Raises:
         ValueError: the text says neither.

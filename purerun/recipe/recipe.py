@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from purerun import program
+from purerun.checkpoint import Best, bests
 from purerun.data import Source, as_loader
 from purerun.evaluate import ValStep, first_entry
 from purerun.grad import LossFunction
@@ -22,6 +23,7 @@ from purerun.recipe import valid
 from purerun.recipe.error import RecipeError, said
 from purerun.recipe.module import Module
 from purerun.schedule import Schedule
+from purerun.sinks.due import Due, due
 from purerun.state import State
 from purerun.step import Step
 from purerun.train import TrainStep
@@ -29,6 +31,10 @@ from purerun.wrappers import Wrapper, wrap
 
 
 def _schedules(given: Schedule | list[Schedule] | tuple[Schedule, ...]) -> tuple[Schedule, ...]:
+    return tuple(given) if isinstance(given, list | tuple) else (given,)
+
+
+def _several(given: str | Best | list[str | Best] | tuple[str | Best, ...]) -> tuple[str | Best, ...]:
     return tuple(given) if isinstance(given, list | tuple) else (given,)
 
 
@@ -63,8 +69,12 @@ class Recipe:
         validate: when to validate: "1 epoch", "500 iters", "last", or a `When`.
         hooks: further functions of states, run after the validation.
         log: when to write a line of the log.
-        checkpoint: when to save; the end of a run and a stop are saved in any case.
+        checkpoint: when to save: "1 epoch", "500 iters", "10 minutes", or several of these; the end of a run and a
+            stop are saved in any case.
         keep: how many checkpoints to keep, the newest; None for all.
+        best: scores whose best checkpoint is kept too; "auto" is the first of the metrics.
+        publish: plain weights to write at the run's end: "params", "ema", or "" for none.
+        on_save_error: "stop" when the disk takes no checkpoint or no line of the log, or "warn" and go on.
         seed: where all chance of the run comes from.
         device: "cpu", "cuda:0", ...; "auto" is the machine's accelerator, or the CPU.
         threads: of the CPU; None is torch's own choice, which is one for each core.  Sums of floats
@@ -115,8 +125,13 @@ class Recipe:
         default=(), converter=tuple, validator=valid.each(Hook, 'pr.hooks.ReduceOnPlateau("loss")')
     )
     log: When = attrs.field(default="50 iters", converter=every)
-    checkpoint: When = attrs.field(default="1 epoch", converter=every)
+    checkpoint: Due = attrs.field(default="1 epoch", converter=due)
     keep: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
+    best: tuple[str | Best, ...] = attrs.field(default=(), converter=_several)
+    publish: str = ""
+    on_save_error: Literal["stop", "warn"] = attrs.field(
+        default="stop", validator=attrs.validators.in_(("stop", "warn"))
+    )
     seed: int = attrs.field(default=0, validator=[attrs.validators.ge(0), attrs.validators.lt(2**63)])
     device: str = attrs.field(default="auto", validator=valid.device)
     threads: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
@@ -130,6 +145,18 @@ class Recipe:
             raise ValueError(f"expected a recipe with at least 1 epoch or iteration, got {limit}")
         if self.val is not None and not self.metrics:
             raise ValueError('expected metrics to validate with, got none; give metrics={"accuracy": ...}, or no val')
+        if self.bests and self.val is None:
+            raise ValueError("expected val data to find the best checkpoint with, got val=None; give it, or best=()")
+
+    @property
+    def bests(self) -> tuple[Best, ...]:
+        """The scores whose best checkpoint is kept.
+
+        Raises:
+            ValueError: whether more or less is better cannot be told from a name.
+        """
+        first = next(iter(self.metrics), "auto")
+        return bests([first if each == "auto" else each for each in self.best])
 
     def here(self) -> Self:
         """Make the recipe for this machine: "auto" becomes the device that it means here."""

@@ -95,6 +95,15 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Differen
     return [pair for pair in pairs if pair.old != pair.new or (type(pair.old) is bool) != (type(pair.new) is bool)]
 
 
+def flat(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Say a resolved recipe without its nesting: path -> value.
+
+    >>> flat({"optimizer": {"lr": 0.1}, "schedule": [{"end": 3}]})
+    {'optimizer.lr': 0.1, 'schedule.0.end': 3}
+    """
+    return dict(_flat(data, ()))
+
+
 def qualified(target: Any) -> str:
     """Name a class or function so that it can be found: module and qualified name.
 

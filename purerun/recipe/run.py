@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from purerun.checkpoint import Found, names
+from purerun.checkpoint import names
 from purerun.recipe.error import RecipeError
 from purerun.recipe.recipe import Recipe
 from purerun.recipe.resolved import resolved, text
@@ -86,7 +86,7 @@ def train(
             f"{directory} holds a run; go on with it (--resume), replace it (--overwrite), "
             "or choose another place (--work-dir)"
         )
-    with _threads(recipe.threads):
+    with threads(recipe.threads):
         module = recipe.module()
         start = _start(recipe, module, directory, resume, weights, asked)
         for note in start.notes:
@@ -94,7 +94,7 @@ def train(
         resumed = start.checkpoint is not None
         if recipe.ended(start.state):
             return Outcome(start.state, finished=True, resumed=resumed)
-        _write_recipe(recipe, directory)
+        write_recipe(recipe, directory)
         states = _watched(recipe, module, directory, start)
         del start  # or its state would live, and its memory be taken, as long as the run
         state = _last(states, stop)
@@ -110,7 +110,7 @@ def test(recipe: Recipe, state: State) -> dict[str, Tensor]:
     """
     if recipe.test is None:
         raise RecipeError("expected a recipe with test data, got test=None; give it test=pr.Loader(...)")
-    with _threads(recipe.threads):
+    with threads(recipe.threads):
         module = recipe.module()
         fresh = recipe.init(module)
         same_weights(fresh, state, "the checkpoint")
@@ -132,10 +132,11 @@ def _start(
     asked: Sequence[str],
 ) -> Start:
     step = recipe.train_step(module)
-    found = latest(directory) if resume == LAST else Found(Path(resume)) if resume else None
+    if resume is not None and resume != LAST:
+        return _told(again(recipe, step, Path(resume), asked=asked))
+    found = latest(directory) if resume else None
     if found is not None:
-        start = again(recipe, step, found.path, asked=asked)
-        return attrs.evolve(start, notes=(*found.rejected, f"going on from {start.checkpoint}", *start.notes))
+        return _told(again(recipe, step, found.path, asked=asked, state=found.content), found.rejected)
     start = anew(recipe, step, weights=Path(weights) if weights else None)
     if resume:
         note = f"{directory} has no checkpoint yet; starting from the beginning"
@@ -143,11 +144,17 @@ def _start(
     return start
 
 
+def _told(start: Start, rejected: Sequence[str] = ()) -> Start:
+    """Say first which checkpoints are not believed, then where the run goes on."""
+    refused = tuple(f"REJECTED {line}" for line in rejected)
+    return attrs.evolve(start, notes=(*refused, f"going on from {start.checkpoint}", *start.notes))
+
+
 def _watched(recipe: Recipe, module: nn.Module, directory: Path, start: Start) -> Watched:
     """Make the states of a run, with everything that watches them."""
     return watch(
         recipe.train_loop(module, lease=True)(start.state, recipe.train),
-        *_sinks(recipe, directory),
+        *_sinks(recipe, directory, start),
         resume=start.checkpoint,
         overwrite=start.checkpoint is None,
     )
@@ -162,17 +169,26 @@ def _last(states: Watched, stop: Callable[[], bool]) -> State:
         return state
 
 
-def _sinks(recipe: Recipe, directory: Path) -> tuple[Sink, ...]:
+def _sinks(recipe: Recipe, directory: Path, start: Start) -> tuple[Sink, ...]:
     total = f"{recipe.iters} iters" if recipe.epochs is None else f"{recipe.epochs} epochs"
     return (
-        Log(recipe.log, directory / LOG, total=total),
+        Log(recipe.log, directory / LOG, total=total, on_error=recipe.on_save_error),
         Progress(total),
-        Checkpoint(directory, every=recipe.checkpoint, keep=recipe.keep, recipe=resolved(recipe)),
+        Checkpoint(
+            directory,
+            every=recipe.checkpoint,
+            keep=recipe.keep,
+            best=recipe.bests,
+            publish=recipe.publish,
+            on_error=recipe.on_save_error,
+            recipe=resolved(recipe),
+            changes=start.changes,
+        ),
     )
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def threads(count: int | None) -> Iterator[None]:
     """Compute with so many threads for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(before if count is None else count)
@@ -182,7 +198,12 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _write_recipe(recipe: Recipe, directory: Path) -> None:
+def write_recipe(recipe: Recipe, directory: Path) -> None:
+    """Write the recipe of a run down where people look for it.
+
+    Raises:
+        RecipeError: nothing can be written there.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / RECIPE).write_text(text(recipe), encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from purerun import program
 from purerun.checkpoint import Found, find, load, names, newest, read_manifest
+from purerun.recipe.changes import consequences, covered, is_free
 from purerun.recipe.error import RecipeError
 from purerun.recipe.overrides import override
 from purerun.recipe.recipe import Recipe
@@ -30,11 +31,13 @@ class Start:
         state: its state.
         checkpoint: what it goes on from; None for a run that begins anew.
         notes: what whoever started it should know, a line each.
+        changes: how the recipe was changed on the way, as manifests keep it.
     """
 
     state: State
     checkpoint: Path | None = None
     notes: tuple[str, ...] = ()
+    changes: tuple[dict[str, Any], ...] = ()
 
 
 def anew(recipe: Recipe, step: Step, *, weights: Path | None = None) -> Start:
@@ -53,7 +56,9 @@ def anew(recipe: Recipe, step: Step, *, weights: Path | None = None) -> Start:
     return Start(placed(state.replace(taken), state), notes=(f"starting with the weights of {weights}",))
 
 
-def again(recipe: Recipe, step: Step, checkpoint: Path, *, asked: Sequence[str] = ()) -> Start:
+def again(
+    recipe: Recipe, step: Step, checkpoint: Path, *, asked: Sequence[str] = (), state: State | None = None
+) -> Start:
     """Go on from a checkpoint.
 
     What was asked to change does: values of the optimizer that are leaves of the state are
@@ -64,6 +69,7 @@ def again(recipe: Recipe, step: Step, checkpoint: Path, *, asked: Sequence[str] 
         step: its training step.
         checkpoint: where to go on: a checkpoint, or a run by its last one.
         asked: the paths of the recipe whose change was asked for.
+        state: what is in the checkpoint, for whoever has read it already.
 
     Raises:
         RecipeError: another recipe made the checkpoint, and the change was not asked for.
@@ -71,27 +77,52 @@ def again(recipe: Recipe, step: Step, checkpoint: Path, *, asked: Sequence[str] 
         StateError: its weights are not those of this model.
     """
     checkpoint = find(checkpoint)
-    state, manifest = load(checkpoint), read_manifest(checkpoint)
+    manifest = read_manifest(checkpoint)
+    state = load(checkpoint) if state is None else state
     changes = differences(manifest.recipe, resolved(recipe)) if isinstance(manifest.recipe, dict) else []
-    others = [change for change in changes if not _covered(change.path, asked)]
+    others = [change for change in changes if not (is_free(change) or covered(change.path, asked))]
     if others:
         raise RecipeError(_refusal(checkpoint, recipe, others))
+    felt = {change.path: [change.old, change.new] for change in changes if not is_free(change)}
+    history = ({"iter": int(state["iter"]), "changes": felt},) if felt else ()
+    return Start(
+        carried(state, recipe, step, changes, where=checkpoint),
+        checkpoint,
+        notes=consequences(changes, recipe, state),
+        changes=(*manifest.changes, *history),
+    )
+
+
+def carried(state: State, recipe: Recipe, step: Step, changes: Sequence[Difference], *, where: Path | str) -> State:
+    """Make the state with which a run goes on after changes of its recipe.
+
+    Args:
+        state: where the run stands.
+        recipe: as it is now.
+        step: its training step.
+        changes: what was changed in it; nothing, if it is as it was.
+        where: what to call the state in an error.
+
+    Raises:
+        RecipeError: another step made the state, and no change explains it.
+        StateError: its weights are not those of this model.
+    """
     fresh = step.init(recipe.seed)
     if not torch.equal(state["fingerprint"], fresh["fingerprint"]):
         if not changes:
             told = program.difference(state["fingerprint"], step.text())
             raise RecipeError(
-                f"{checkpoint} was made by another step, with the same recipe: {told}; go on with the code as it was, "
+                f"{where} was made by another step, with the same recipe: {told}; go on with the code as it was, "
                 "or begin a new run with its weights (--load-from)"
             )
         # Base values that have not changed stay as they are in the state: a hook may have written them.
         adopted = step.adopt(state)
         both = [name for name in state["hyper"].names() if name in adopted["hyper"].names()]
         state = adopted.replace(hyper=state["hyper"].select(*both))
-    return Start(placed(state.replace(_written(changes, recipe)), fresh), checkpoint)
+    return placed(state.replace(_written(changes, recipe)), fresh)
 
 
-def latest(directory: Path) -> Found | None:
+def latest(directory: Path) -> Found[State] | None:
     """Find the newest checkpoint of a run that can be believed; None if the run has none at all.
 
     Raises:
@@ -129,10 +160,6 @@ def same_weights(state: State, other: State, where: Path | str) -> None:
                 f"{where}: expected `{name}` of shape {want.get(odd[0], 'none')}, got {have.get(odd[0], 'none')}"
                 f" ({len(odd)} of the {part} differ); give the checkpoint of the same model"
             )
-
-
-def _covered(path: str, asked: Iterable[str]) -> bool:
-    return any(path == each or path.startswith(f"{each}.") for each in asked)
 
 
 def _written(changes: Sequence[Difference], recipe: Recipe) -> dict[str, Any]:

@@ -6,9 +6,10 @@ no set of them changes a digest.
 
 from purerun.sinks.checkpoints import Checkpoint
 from purerun.sinks.desk import Desk, SinkError, Watcher
+from purerun.sinks.due import Due, due
 from purerun.sinks.log import Log
 from purerun.sinks.progress import Progress
 from purerun.sinks.sink import Sink
 from purerun.sinks.watching import Watched, watch
 
-__all__ = ["Checkpoint", "Desk", "Log", "Progress", "Sink", "SinkError", "Watched", "Watcher", "watch"]
+__all__ = ["Checkpoint", "Desk", "Due", "Log", "Progress", "Sink", "SinkError", "Watched", "Watcher", "due", "watch"]

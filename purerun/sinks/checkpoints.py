@@ -1,45 +1,86 @@
-"""Checkpoints of a run: written when they are due, and when the run ends."""
+"""Checkpoints of a run: handed to a thread that writes when they are due, and when the run ends."""
 
 from __future__ import annotations
 
-import os
+import warnings
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
 
 import attrs
 
-from purerun.checkpoint import JSON, last, name_of, names, path_of, point, remove, save
-from purerun.checkpoint.locate import FOLDER, LAST
+from purerun.checkpoint import (
+    JSON,
+    Best,
+    SaveError,
+    Writer,
+    bests,
+    encoded,
+    last,
+    name_of,
+    names,
+    path_of,
+    point,
+    pointers,
+    prune,
+    remove,
+    save,
+)
+from purerun.checkpoint.locate import FOLDER
 from purerun.checkpoint.manifest import MANIFEST
-from purerun.hooks import When, every
+from purerun.checkpoint.retention import scores_of
+from purerun.hooks.scores import judged
 from purerun.sinks.desk import Desk, SinkError, Watcher
+from purerun.sinks.due import Due, due
 from purerun.sinks.sink import Sink
 from purerun.state import StaleState, State, peek
+from purerun.valid import one_of
+
+
+class NotSaved(UserWarning):
+    """A checkpoint could not be written, and the run goes on without it."""
 
 
 @attrs.frozen
 class Checkpoint(Sink):
     """Save states into `DIRECTORY/checkpoints/iter_00000500/`, and keep `DIRECTORY/checkpoints/last`.
 
+    A state is handed to one thread, which writes it while the run goes on: states are values, and what
+    the run writes into the next one does not reach it.  Two may be in its hands; a third one waits.
+
     A run that goes on from one of its own checkpoints gives up those after it: they are removed
     when its first new state is there, as the lines of its log are.
 
     Attributes:
         directory: of the run.
-        every: when to save.
+        every: when to save: "1 epoch", "500 iters", "10 minutes", "last", a `When`, or several of these.
         keep: how many to keep, the newest; None for all.  The one that `last` names stays.
+        best: scores whose best checkpoint is kept too, each named by `checkpoints/best_SCORE`: a state is
+            saved whenever a validation of it is the best so far.  A name, a `Best`, or several.
         last: save the last state too, when the run ends, is left or fails, as far as that state is whole.
+        publish: at the run's end, write plain weights beside the checkpoints, of the best one (else the last):
+            "params" for the trained weights, "ema" for their average, "" for none.
+        on_error: what to do when a checkpoint cannot be written: "stop" the run with a SaveError, or "warn"
+            and go on.  A last state that cannot be saved is an error in any case.
         recipe: the run as plain data, for the manifests.
+        changes: how the recipe was changed on the way, for the manifests.
     """
 
     keeps = True
 
     directory: Path = attrs.field(converter=Path)
-    every: When = attrs.field(default="1 epoch", kw_only=True, converter=every)
+    every: Due = attrs.field(default="1 epoch", kw_only=True, converter=due)
     keep: int | None = attrs.field(
         default=None, kw_only=True, validator=attrs.validators.optional(attrs.validators.ge(1))
     )
+    best: tuple[Best, ...] = attrs.field(default=(), kw_only=True, converter=bests)
     last: bool = attrs.field(default=True, kw_only=True)
+    publish: str = attrs.field(default="", kw_only=True)
+    on_error: Literal["stop", "warn"] = attrs.field(default="stop", kw_only=True, validator=one_of("stop", "warn"))
     recipe: JSON = attrs.field(default=None, kw_only=True, repr=False)
+    changes: tuple[Mapping[str, JSON], ...] = attrs.field(default=(), kw_only=True, converter=tuple, repr=False)
 
     def open(self, desk: Desk) -> Watcher:
         """Begin to save.
@@ -57,24 +98,39 @@ class _Job:
 
     state: State
     memory: dict[str, JSON]
+    scores: dict[str, Mapping[str, Any]]
 
 
 class _Saving(Watcher):
     def __init__(self, sink: Checkpoint, desk: Desk) -> None:
-        self._sink, self._desk = sink, desk
-        self._parent = None if desk.manifest is None else desk.manifest.digest
+        self._sink, self._desk, self._writer = sink, desk, Writer()
+        self._scores = {name: scores_of(sink.directory, name) for name in names(sink.directory)} if sink.best else {}
         self._unsaved: State | None = None
+        self._clock = perf_counter()
+        self._fresh = True
+        # The iterations of the newest state that was handed over, and of the newest that was written.
+        self._wanted = self._written = -1
+        # The digest of the last checkpoint.  This and `_written` belong to the writer's thread once it has begun.
+        self._parent = None if desk.manifest is None else desk.manifest.digest
 
     def see(self, state: State) -> None:
+        if self._fresh:
+            self._check(state)
         # Only the container: when a lease ends it is emptied, and holds nothing back.
         self._unsaved = state
-        if self._sink.every(state):
+        self._look()
+        if self._sink.every(state, perf_counter() - self._clock) or (self._sink.best and self._is_best(state)):
             self._hand_over(state)
 
     def close(self, error: BaseException | None) -> None:
         # Had the others seen more than this state, what they remember would not fit it.
-        if self._sink.last and self._unsaved is not None and not self._desk.torn and _whole(self._unsaved):
-            self._hand_over(self._unsaved)
+        final = None if self._desk.torn or not self._sink.last else self._unsaved
+        if final is not None and _whole(final):
+            self._hand_over(final)
+        self._writer.close()
+        self._look(ended=True)
+        if error is None and self._sink.publish:
+            self._publish()
 
     def recall(self, memory: JSON) -> None:
         manifest, run = self._desk.manifest, self._sink.directory
@@ -84,36 +140,62 @@ class _Saving(Watcher):
             point(run, here)
             for name in names(run)[names(run).index(here) + 1 :]:
                 remove(run, name)
+                self._scores.pop(name, None)
+            prune(run, None, self._sink.best, self._scores)
+
+    def _check(self, state: State) -> None:
+        self._fresh = False
+        known = state["scores"].names() if "scores" in state.names() else ()
+        for each in self._sink.best:
+            if each.metric not in known:
+                raise SinkError(f"expected best to be among the scores of this run, {list(known)}, got {each.metric!r}")
+
+    def _is_best(self, state: State) -> bool:
+        scores = judged(state)
+        if not scores:
+            return False
+        here = name_of(int(state["iter"]))
+        self._scores[here] = {name: encoded(score) for name, score in scores.items()}
+        return any(each.among(self._scores) == here for each in self._sink.best)
 
     def _hand_over(self, state: State) -> None:
         # Whatever comes of it, closing does not try the same state again.
-        self._unsaved = None
-        self._write(_Job(state, self._desk.memory()))
+        self._unsaved, self._clock, self._wanted = None, perf_counter(), int(state["iter"])
+        self._writer.hand_over(partial(self._write, _Job(state.hold(), self._desk.memory(), dict(self._scores))))
 
     def _write(self, job: _Job) -> None:
-        run, iter = self._sink.directory, int(job.state["iter"])
-        manifest = save(job.state, path_of(run, iter), recipe=self._sink.recipe, parent=self._parent, memory=job.memory)
-        self._parent = manifest.digest
+        """Write a checkpoint, then what points to it, and remove what is not kept; on the writer's thread."""
+        sink, run, iter = self._sink, self._sink.directory, int(job.state["iter"])
+        self._desk.sync()
+        manifest = save(
+            job.state,
+            path_of(run, iter),
+            recipe=sink.recipe,
+            changes=sink.changes,
+            parent=self._parent,
+            memory=job.memory,
+        )
+        self._parent, self._written = manifest.digest, iter
         point(run, name_of(iter))
-        if self._sink.keep is not None:
-            prune(run, self._sink.keep)
+        if sink.keep is not None or sink.best:
+            prune(run, sink.keep, sink.best, job.scores)
 
+    def _look(self, *, ended: bool = False) -> None:
+        """Raise what the writer could not do, or tell it; that the newest state is not saved is an error at the end."""
+        for error in self._writer.failures():
+            lost = ended and self._written != self._wanted
+            if lost or self._sink.on_error == "stop" or not isinstance(error, SaveError):
+                raise error
+            warnings.warn(NotSaved(f"{error}; the run goes on"), stacklevel=2)
 
-def prune(run: str | os.PathLike[str], keep: int) -> None:
-    """Remove all checkpoints of a run but the newest; the one that `last` names stays.
+    def _publish(self) -> None:
+        from purerun.checkpoint.export import publish_weights
 
-    >>> import tempfile, purerun as pr
-    >>> with tempfile.TemporaryDirectory() as run:
-    ...     for iter in (1, 2, 3, 4):
-    ...         _ = pr.save(pr.testing.counted(iter=iter), pr.checkpoint.path_of(run, iter))
-    ...     pr.checkpoint.point(run, "iter_00000001")
-    ...     prune(run, 2)
-    ...     names(run)
-    ('iter_00000001', 'iter_00000003', 'iter_00000004')
-    """
-    for name in names(run)[:-keep]:
-        if name != last(run):
-            remove(run, name)
+        run = self._sink.directory
+        named = pointers(run)
+        wanted = [named[each.pointer] for each in self._sink.best if each.pointer in named] or [last(run) or ""]
+        weights = "" if self._sink.publish == "params" else self._sink.publish
+        publish_weights(run / FOLDER / wanted[0], run, run.resolve().name, weights)
 
 
 def _vacate(run: Path, desk: Desk) -> None:
@@ -130,7 +212,8 @@ def _vacate(run: Path, desk: Desk) -> None:
         )
     for name in known:
         remove(run, name)
-    (run / FOLDER / LAST).unlink(missing_ok=True)
+    for pointer in pointers(run):
+        (run / FOLDER / pointer).unlink(missing_ok=True)
 
 
 def _inside(run: Path, desk: Desk) -> bool:

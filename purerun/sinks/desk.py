@@ -41,6 +41,11 @@ class Desk:
         asked = {label: watcher.memory() for label, watcher in self.watchers.items()}
         return {label: memory for label, memory in asked.items() if memory is not None}
 
+    def sync(self) -> None:
+        """Have all watchers make durable what their memories speak of; on the thread of whoever writes those down."""
+        for watcher in self.watchers.values():
+            watcher.sync()
+
 
 class Watcher(ABC):
     """A sink at work on one run."""
@@ -64,6 +69,13 @@ class Watcher(ABC):
     def memory(self) -> JSON:
         """Say what a run that goes on from the last state seen must know; None for nothing."""
         return None
+
+    def sync(self) -> None:
+        """Make durable what `memory` spoke of; called on another thread, perhaps while the run goes on.
+
+        Raises:
+            SaveError: it cannot be.
+        """
 
     def recall(self, memory: JSON) -> None:
         """Go on from a checkpoint; called before the first state, or at the end when there is none to come.

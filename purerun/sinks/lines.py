@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from purerun.checkpoint import JSON
+from purerun.checkpoint import JSON, SaveError
 from purerun.sinks.desk import SinkError
 
 
@@ -17,19 +16,10 @@ class LostLines(UserWarning):
     """A log is shorter than its checkpoint says."""
 
 
-def encoded(value: float) -> float | str:
-    """Write a number so that every JSON reader takes it, and `float(...)` reads it back.
-
-    JSON has no NaN and no infinities: they become the strings "nan", "inf" and "-inf".
-
-    >>> encoded(0.1), encoded(float("nan")), float(encoded(float("-inf")))
-    (0.1, 'nan', -inf)
-    """
-    return value if math.isfinite(value) else str(value)
-
-
 class LineFile:
     """An open file of lines; each has left this process when `append` returns.
+
+    Lines that the disk does not take are kept, and written with the next one.
 
     Raises:
         SinkError: it holds something, and neither is the run resumed nor may it be overwritten.
@@ -39,17 +29,38 @@ class LineFile:
         self.path, self._overwrite = path, overwrite
         path.parent.mkdir(parents=True, exist_ok=True)
         self._stream = path.open("ab", buffering=0)
+        self._pending, self._stuck = b"", False
         if not resumed:
             self._begin()
 
     def append(self, line: Mapping[str, JSON]) -> None:
-        """Write one line."""
-        self._stream.write((json.dumps(line, allow_nan=False) + "\n").encode())
+        """Write one line.
+
+        Raises:
+            SaveError: the disk does not take it; it is kept.
+        """
+        self._pending += (json.dumps(line, allow_nan=False) + "\n").encode()
+        self._flush()
 
     def size(self) -> int:
-        """Say how long it is, in bytes, once all of that is on the disk."""
-        os.fsync(self._stream.fileno())
-        return self._length()
+        """Say how long it is, in bytes, with the lines that are still to be written."""
+        return self._length() + len(self._pending)
+
+    def sync(self) -> None:
+        """Wait until all lines are on the disk; another thread may ask for it.
+
+        Raises:
+            SaveError: they cannot be written, or the file is gone.
+        """
+        if self._stuck:
+            raise SaveError(f"{self.path}: lines of it could not be written; free space or choose another place")
+        try:
+            there = os.path.samestat(os.fstat(self._stream.fileno()), self.path.stat())
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise SaveError(f"{self.path}: cannot be written: {error}") from error
+        if not there:
+            raise SaveError(f"{self.path}: expected the file that this run writes, found another; leave it in place")
 
     def lines_after(self, size: int) -> int:
         """Count the whole lines after the first `size` bytes."""
@@ -74,8 +85,24 @@ class LineFile:
         self._stream.truncate(size)
 
     def close(self) -> None:
-        """Let go of it."""
-        self._stream.close()
+        """Let go of it.
+
+        Raises:
+            SaveError: lines are left that cannot be written.
+        """
+        try:
+            self._flush()
+        finally:
+            self._stream.close()
+
+    def _flush(self) -> None:
+        try:
+            while self._pending:
+                self._pending = self._pending[self._stream.write(self._pending) :]
+            self._stuck = False
+        except OSError as error:
+            self._stuck = True
+            raise SaveError(f"{self.path}: cannot be written: {error}; free space or choose another place") from error
 
     def _begin(self) -> None:
         if self._length() and not self._overwrite:

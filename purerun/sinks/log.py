@@ -10,27 +10,32 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import torch
 from torch import Tensor
 
-from purerun.checkpoint import JSON
+from purerun.checkpoint import JSON, SaveError, encoded
 from purerun.hooks import Every, When, every
 from purerun.sinks.desk import Desk, Watcher
-from purerun.sinks.lines import LineFile, encoded
+from purerun.sinks.lines import LineFile
 from purerun.sinks.means import Means, hyper_names
 from purerun.sinks.pace import Pace, total
 from purerun.sinks.scores import Judged, Scores
 from purerun.sinks.sink import Sink
 from purerun.state import REPORT, State, peek
+from purerun.valid import one_of
 
 RESERVED = frozenset({"mode", "epoch", "iter", "time", "data_time", "eta", "timestamp", "memory"})
 
 
 class NonFinite(UserWarning):
     """A loss in the log is NaN or infinite."""
+
+
+class LateLines(UserWarning):
+    """Lines of a log could not be written yet."""
 
 
 def _path(given: str | os.PathLike[str] | None) -> Path | None:
@@ -55,6 +60,8 @@ class Log(Sink):
         every: when to write a line of training.
         path: the file; None for none.
         console: write readable lines to stderr.
+        on_error: what to do when the disk does not take a line: "stop" the run with a SaveError, or "warn", go on and
+            write it with the next one.
         total: the end of the run, such as "12 epochs" or 5000 (iterations), for `eta`.
 
     >>> import json, tempfile, purerun as pr
@@ -71,6 +78,7 @@ class Log(Sink):
     every: When = attrs.field(default=50, converter=every)
     path: Path | None = attrs.field(default=None, converter=_path)
     console: bool = attrs.field(default=True, kw_only=True)
+    on_error: Literal["stop", "warn"] = attrs.field(default="stop", kw_only=True, validator=one_of("stop", "warn"))
     total: Every | None = attrs.field(default=None, kw_only=True, converter=total)
 
     @property
@@ -131,6 +139,10 @@ class _Logging(Watcher):
         size = None if self._file is None else self._file.size()
         return {"bytes": size, "means": self._means.memory(), "scores": self._scores.memory()}
 
+    def sync(self) -> None:
+        if self._file is not None:
+            self._file.sync()
+
     def recall(self, memory: Any) -> None:
         self._recalled = memory
         if memory is not None:
@@ -172,9 +184,17 @@ class _Logging(Watcher):
         line |= {**more, "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds")}
         self._desk.board[mode] = line
         if self._file is not None:
-            self._file.append(line)
+            self._append(self._file, line)
         if self._log.console:
             sys.stderr.write(readable(line) + "\n")
+
+    def _append(self, file: LineFile, line: Mapping[str, JSON]) -> None:
+        try:
+            file.append(line)
+        except SaveError as error:
+            if self._log.on_error == "stop":
+                raise
+            warnings.warn(LateLines(f"{error}; the run goes on, and keeps the lines for later"), stacklevel=2)
 
     def _warn(self, means: Mapping[str, float]) -> None:
         bad = [name for name in means if name.split(".")[-1] == "loss" and not math.isfinite(means[name])]

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from purerun.checkpoint import JSON
-from purerun.sinks.lines import encoded
+from purerun.checkpoint import JSON, encoded
 from purerun.state import State, leaves
 
 

@@ -11,7 +11,7 @@ def total(spec: str | int | None) -> Every | None:
     """Read a total: "12 epochs", "5000 iters", a number of iterations, or None for unknown.
 
     >>> total("12 epochs"), total(None)
-    (Every(count=12, unit='epoch', begin=1, changes=()), None)
+    (Every(count=12, unit='epoch', begin=1, offset=0, changes=()), None)
 
     Raises:
         ValueError: it is something else.

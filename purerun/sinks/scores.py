@@ -6,14 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
-import torch
-from torch import Tensor
 
-from purerun.checkpoint import JSON
-from purerun.sinks.lines import encoded
-
-COUNTER = "iter"
-"""A score of this name (after the validation's prefix), int64, says which iteration was judged."""
+from purerun.checkpoint import JSON, encoded
+from purerun.hooks.scores import grouped
 
 
 @attrs.frozen
@@ -70,23 +65,3 @@ class Scores:
         # At first sight, scores of another iteration are old: only those from before training are told.
         told = before is not None or (counter and judged in (0, iter))
         return (Judged(judged, scores),) if told else ()
-
-
-def grouped(scores: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Sort scores by the validation they come from: counter -> names; "" for those without one.
-
-    A score belongs to the counter with the longest prefix that its name begins with.
-
-    >>> one, half = torch.tensor(1), torch.tensor(0.5)
-    >>> grouped({"iter": one, "acc": half, "ema_iter": one, "ema_acc": half})
-    {'ema_iter': ('ema_acc',), 'iter': ('acc',)}
-    """
-    leaves = {name: leaf for name, leaf in scores.items() if isinstance(leaf, Tensor) and not leaf.ndim}
-    counters = [name for name, leaf in leaves.items() if name.endswith(COUNTER) and leaf.dtype == torch.int64]
-    groups: dict[str, tuple[str, ...]] = {}
-    left = [name for name in leaves if name not in counters]
-    for counter in sorted(counters, key=len, reverse=True):
-        prefix = counter.removesuffix(COUNTER)
-        groups[counter] = tuple(name for name in left if name.startswith(prefix))
-        left = [name for name in left if not name.startswith(prefix)]
-    return {**groups, "": tuple(left)} if left else groups

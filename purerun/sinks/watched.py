@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import count
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias
 
 from purerun.sinks.desk import Desk, SinkError, Watcher
 from purerun.state import State
+
+See: TypeAlias = Callable[[State], None]
 
 
 class Opens(Protocol):
@@ -63,18 +65,18 @@ def _watched(states: Iterator[State], sinks: Sequence[Opens], desk: Desk) -> Gen
     error: BaseException | None = None
     try:
         _open(sinks, desk)
-        sees = [watcher.see for watcher in desk.watchers.values()]
+        observers, keepers = _sees(sinks, desk)
         began = False
         for state in states:
             if not began:
                 _recall(state, desk)
                 began = True
-            try:
-                for see in sees:
-                    see(state)
-            except BaseException:
-                desk.torn = True
-                raise
+            desk.torn = True
+            for see in observers:
+                see(state)
+            desk.torn = False
+            for see in keepers:
+                see(state)
             yield state
         if not began:
             # The run was over already; perhaps it was killed before its sinks were closed.
@@ -97,6 +99,13 @@ def _open(sinks: Sequence[Opens], desk: Desk) -> None:
     # A stable sort: those that write down what the others remember come last.
     for sink in sorted(sinks, key=lambda sink: sink.keeps):
         desk.watchers[_free(sink.label, desk)] = sink.open(desk)
+
+
+def _sees(sinks: Sequence[Opens], desk: Desk) -> tuple[list[See], list[See]]:
+    """List what looks at each state: those that only look, and those that write down what the others remember."""
+    sees: list[See] = [watcher.see for watcher in desk.watchers.values()]
+    first = sum(not sink.keeps for sink in sinks)
+    return sees[:first], sees[first:]
 
 
 def _free(label: str, desk: Desk) -> str:

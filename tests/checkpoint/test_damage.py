@@ -141,7 +141,8 @@ DEEP = "[" * 100_000 + "]" * 100_000
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2},
+        {"format": 3},
+        {"format": 0},
         {"format": True},
         {"format": "1"},
         {"format": 1.0},

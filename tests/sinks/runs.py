@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 import purerun as pr
+from purerun.checkpoint import last, name_of
 from purerun.hooks import Hook
 
 CLOCKS = {"time", "data_time", "eta", "timestamp", "memory"}
@@ -84,6 +86,12 @@ def lines(path, *, clocks=False):
 
     read = [json.loads(line, parse_constant=refuse) for line in Path(path).read_text().splitlines()]
     return [{name: value for name, value in line.items() if clocks or name not in CLOCKS} for line in read]
+
+
+def written(run, iter):
+    """Wait until the thread that writes has finished a checkpoint, pointer and all; not longer than a test may take."""
+    while last(run) != name_of(iter):
+        time.sleep(0.001)
 
 
 def drain(iterator):

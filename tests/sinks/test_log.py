@@ -161,13 +161,14 @@ def test_the_console_shows_the_same_lines(capsys):
     assert "lr 0.1" in err
 
 
-def stopped(folder, at, every, *, killed, last):
+def stopped(folder, at, *, killed, last):
     """Run to an iteration and stop: leaving the run, or killed, so that only what is on the disk is left."""
-    sinks = log(folder / "first"), pr.sinks.Checkpoint(folder / "first", every=every, last=last)
+    sinks = log(folder / "first"), pr.sinks.Checkpoint(folder / "first", every="3 iters", last=last)
     watched = pr.watch(runs.states(lease=True), *sinks)
     for _ in range(at):
         next(watched)
     if killed:
+        runs.written(folder / "first", at // 3 * 3)
         shutil.copytree(folder / "first", folder / "run")
         watched.close()
     else:
@@ -196,7 +197,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("at", range(3, runs.ITERS + 1))
 def test_an_interrupted_run_has_the_log_of_an_uninterrupted_one(at, last, killed, whole, tmp_path):
     """Stopped at every iteration, and gone on from a checkpoint that may be older: same lines, same digest."""
-    run = stopped(tmp_path, at, "3 iters", killed=killed, last=last)
+    run = stopped(tmp_path, at, killed=killed, last=last)
     resumed(run, "3 iters")
 
     assert whole == (runs.lines(run / "log.jsonl"), pr.digest(pr.load(run)))
