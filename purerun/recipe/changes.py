@@ -53,10 +53,10 @@ def consequences(changes: Sequence[Difference], recipe: Recipe, state: State) ->
     epochs: 2 -> 3: the run ends later or sooner; schedules keep their own lengths
     """
     going = _Going(changes, recipe, state)
-    told = {change: _told(change, going) for change in changes}
-    first = {text: change for change, text in reversed(told.items())}
+    told = [(change, _told(change, going)) for change in changes]
+    first = {text: change.path for change, text in reversed(told)}
     # What follows from several changes alike is said once.
-    return tuple(f"{change}: {text}" if first[text] == change else str(change) for change, text in told.items())
+    return tuple(f"{change}: {text}" if first[text] == change.path else str(change) for change, text in told)
 
 
 class _Going(NamedTuple):
@@ -109,7 +109,7 @@ class _Going(NamedTuple):
         )
 
     def slots(self) -> str:
-        return "slots that are new start empty here, slots that nobody has any more are dropped"
+        return "slots that are new start empty here; those that both have stay as they are"
 
     def judging(self) -> str:
         return "scores are made otherwise or at other times; the weights stay the same unless a hook reads scores"
@@ -127,8 +127,8 @@ _FOLLOWS: dict[str, Callable[[_Going], str]] = {
     "optimizer.class": _Going.slots,
     "optimizer*": _Going.rates,
     "schedule*": _Going.rates,
-    "wrappers*": _Going.slots,
-    "hooks*": _Going.slots,
+    "wrappers*.class": _Going.slots,
+    "hooks*.class": _Going.slots,
     "val*": _Going.judging,
     "metrics*": _Going.judging,
     "forward*": _Going.judging,

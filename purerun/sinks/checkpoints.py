@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any, Literal
 
 import attrs
+from torch import Tensor
 
 from purerun.checkpoint import (
     JSON,
@@ -35,7 +36,7 @@ from purerun.hooks.scores import judged
 from purerun.sinks.desk import Desk, SinkError, Watcher
 from purerun.sinks.due import Due, due
 from purerun.sinks.sink import Sink
-from purerun.state import StaleState, State, peek
+from purerun.state import Draft, StaleState, State, peek, seal, unseal
 from purerun.valid import one_of
 
 
@@ -94,9 +95,15 @@ class Checkpoint(Sink):
 
 @attrs.frozen
 class _Job:
-    """One checkpoint to be written: all that it takes, and nothing that changes."""
+    """One checkpoint to be written: all that it takes, and nothing that the run changes.
 
-    state: State
+    Attributes:
+        draft: lazy clones of the state's tensors.
+        memory: what the sinks remember.
+        scores: those of all checkpoints, this one's too.
+    """
+
+    draft: Draft
     memory: dict[str, JSON]
     scores: dict[str, Mapping[str, Any]]
 
@@ -161,14 +168,16 @@ class _Saving(Watcher):
     def _hand_over(self, state: State) -> None:
         # Whatever comes of it, closing does not try the same state again.
         self._unsaved, self._clock, self._wanted = None, perf_counter(), int(state["iter"])
-        self._writer.hand_over(partial(self._write, _Job(state.hold(), self._desk.memory(), dict(self._scores))))
+        self._writer.hand_over(partial(self._write, _Job(unseal(state), self._desk.memory(), dict(self._scores))))
 
     def _write(self, job: _Job) -> None:
         """Write a checkpoint, then what points to it, and remove what is not kept; on the writer's thread."""
-        sink, run, iter = self._sink, self._sink.directory, int(job.state["iter"])
+        _take(job.draft)
+        state = seal(job.draft)
+        sink, run, iter = self._sink, self._sink.directory, int(state["iter"])
         self._desk.sync()
         manifest = save(
-            job.state,
+            state,
             path_of(run, iter),
             recipe=sink.recipe,
             changes=sink.changes,
@@ -196,6 +205,19 @@ class _Saving(Watcher):
         wanted = [named[each.pointer] for each in self._sink.best if each.pointer in named] or [last(run) or ""]
         weights = "" if self._sink.publish == "params" else self._sink.publish
         publish_weights(run / FOLDER / wanted[0], run, run.resolve().name, weights)
+
+
+def _take(draft: Draft) -> None:
+    """Copy leaves into memory of their own, and let go of each at once.
+
+    The run copies a leaf before it writes into it as long as we hold that too.  What we have copied
+    while it was busy with its forward and backward passes it need not copy.
+    """
+    for name, value in draft.items():
+        if isinstance(value, Tensor):
+            draft[name] = value.to("cpu", copy=True)
+        else:
+            _take(value)
 
 
 def _vacate(run: Path, desk: Desk) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -192,3 +193,36 @@ def test_contract_of_the_script(tmp_path):
 
     assert pr.digest(pr.load(tmp_path / "runs/a")) == pr.digest(state)
     assert () == pr.diff(pr.load(tmp_path / "runs/a"), state)
+
+
+def test_a_verified_state_is_in_memory_of_its_own(tmp_path):
+    """What was believed stays so, whatever happens to the file afterwards."""
+    state = counted(iter=1, params={"w": torch.arange(1000.0)})
+    pr.save(state, tmp_path / "a")
+    loaded = pr.load(tmp_path / "a")
+    (tmp_path / "a" / "state.safetensors").write_bytes(b"")
+
+    assert () == pr.diff(state, loaded)
+
+
+def test_without_verification_the_file_itself_is_the_memory(tmp_path):
+    """Mapped, not read; what is written into a leaf does not reach the file, and states that follow are right."""
+    state = counted(iter=1, params={"w": torch.arange(1000.0)}, empty={"z": torch.ones(3, dtype=torch.complex128)})
+    pr.save(state, tmp_path / "a")
+    raw = (tmp_path / "a" / "state.safetensors").read_bytes()
+    loaded = pr.load(tmp_path / "a", verify=False)
+    mapped = Path("/proc/self/maps").read_text() if sys.platform == "linux" else str(tmp_path / "a")
+    later = loaded.replace(iter=2)
+    loaded["params"]["w"].add_(1)
+
+    assert str(tmp_path / "a") in mapped
+    assert raw == (tmp_path / "a" / "state.safetensors").read_bytes()
+    assert ("iter",) == tuple(leaf.path for leaf in pr.diff(state, later))
+
+
+def test_files_can_be_read_by_whoever_can_read_the_folder(tmp_path):
+    """Whatever the library that writes tensors thinks of that."""
+    pr.save(counted(), tmp_path / "a")
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "a").iterdir()}
+
+    assert modes["manifest.json"] == modes["state.safetensors"]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from purerun.bind import ModelError
-from purerun.cli.exits import Mistake, is_mistake, told
+from purerun.checkpoint import SaveError
+from purerun.cli.exits import Mistake, is_misfortune, is_mistake, told
 
 CASES = [
     (("train",), 'Command "train" parameter RECIPE requires an argument'),
@@ -114,8 +115,22 @@ def test_which_errors_explain_themselves():
     """Those that purerun raises with a message for people; not those of torch or Python."""
     assert is_mistake(ModelError("no"))
     assert is_mistake(raised(lambda: __import__("purerun").Loader([], batch_size=1).open(0)))
+    assert (False, True) == (is_mistake(SaveError("full")), is_misfortune(SaveError("full")))
     assert not is_mistake(raised(lambda: int("ten")))
     assert not is_mistake(raised(lambda: torch.zeros(2) @ torch.zeros(3)))
+
+
+def test_a_full_disk_is_nobodys_mistake(command, recipe, monkeypatch):
+    """It is said in a line, and the exit code is 1."""
+
+    def full(*_, **__):
+        raise SaveError("runs/tiny: cannot be written: no space")
+
+    monkeypatch.setattr("purerun.sinks.checkpoints.save", full)
+    code, out, err = command("train", recipe)
+
+    assert (1, "") == (code, out)
+    assert err.splitlines()[-1].startswith("purerun: runs/tiny: cannot be written: no space")
 
 
 def test_a_run_that_failed_before_it_began_is_not_in_the_way(command, recipe):

@@ -10,7 +10,7 @@ import pytest
 from purerun.cli.signals import Stop
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
 def test_a_signal_sets_the_flag_and_nothing_else(number, code, capfd):
     """Whoever runs inside goes on until it asks."""
     with Stop() as stop:

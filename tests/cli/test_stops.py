@@ -99,13 +99,14 @@ def test_a_second_signal_ends_at_once(start, slow):
 
 @pytest.fixture
 def _handlers_kept():
-    before = signal.getsignal(signal.SIGTERM)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for each, handler in before.items():
+        signal.signal(each, handler)
 
 
 @pytest.mark.usefixtures("_handlers_kept")
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 143)])
 def test_a_signal_before_the_first_iteration_ends_at_once(recipe, capsys, name, code):
     """There is nothing to save yet."""
     text = Path(recipe).read_text()
