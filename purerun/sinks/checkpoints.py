@@ -26,13 +26,14 @@ from purerun.checkpoint import (
     point,
     pointers,
     prune,
+    publish_weights,
     remove,
     save,
 )
 from purerun.checkpoint.locate import FOLDER
 from purerun.checkpoint.manifest import MANIFEST
 from purerun.checkpoint.retention import scores_of
-from purerun.hooks.scores import judged
+from purerun.hooks.scores import grouped, judged
 from purerun.sinks.desk import Desk, SinkError, Watcher
 from purerun.sinks.due import Due, due
 from purerun.sinks.sink import Sink
@@ -115,6 +116,7 @@ class _Saving(Watcher):
         self._unsaved: State | None = None
         self._clock = perf_counter()
         self._fresh = True
+        self._counters: tuple[str, ...] = ()
         # The iterations of the newest state that was handed over, and of the newest that was written.
         self._wanted = self._written = -1
         # The digest of the last checkpoint.  This and `_written` belong to the writer's thread once it has begun.
@@ -152,16 +154,19 @@ class _Saving(Watcher):
 
     def _check(self, state: State) -> None:
         self._fresh = False
-        known = state["scores"].names() if "scores" in state.names() else ()
+        scores = peek(state["scores"]) if "scores" in state.names() else {}
+        known, self._counters = list(scores), tuple(counter for counter in grouped(scores) if counter)
         for each in self._sink.best:
             if each.metric not in known:
-                raise SinkError(f"expected best to be among the scores of this run, {list(known)}, got {each.metric!r}")
+                raise SinkError(f"expected best to be among the scores of this run, {known}, got {each.metric!r}")
 
     def _is_best(self, state: State) -> bool:
-        scores = judged(state)
-        if not scores:
+        tree = peek(state)
+        found, iter = peek(tree["scores"]), tree["iter"].item()
+        # Looked at in every iteration, and true in few of them.
+        if all(found[counter].item() != iter for counter in self._counters):
             return False
-        here = name_of(int(state["iter"]))
+        scores, here = judged(state), name_of(iter)
         self._scores[here] = {name: encoded(score) for name, score in scores.items()}
         return any(each.among(self._scores) == here for each in self._sink.best)
 
@@ -198,8 +203,6 @@ class _Saving(Watcher):
             warnings.warn(NotSaved(f"{error}; the run goes on"), stacklevel=2)
 
     def _publish(self) -> None:
-        from purerun.checkpoint.export import publish_weights
-
         run = self._sink.directory
         named = pointers(run)
         wanted = [named[each.pointer] for each in self._sink.best if each.pointer in named] or [last(run) or ""]

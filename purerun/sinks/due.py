@@ -28,8 +28,11 @@ class Due:
             state: of this iteration.
             elapsed: seconds since the last save.
         """
-        late = self.minutes is not None and elapsed >= 60 * self.minutes
-        return late or any(when(state) for when in self.whens)
+        # No generator: asked in every iteration.
+        for when in self.whens:
+            if when(state):
+                return True
+        return self.minutes is not None and elapsed >= 60 * self.minutes
 
 
 def due(given: Due | When | str | int | list[str | int | When] | tuple[str | int | When, ...]) -> Due:
