@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from purerun import sinks as sinks
     from purerun import testing as testing
     from purerun.checkpoint import load as load
+    from purerun.checkpoint import load_weights as load_weights
     from purerun.checkpoint import save as save
     from purerun.data import Loader as Loader
     from purerun.evaluate import PredictStep as PredictStep
@@ -80,6 +81,7 @@ _WORDS = {
     "digest": "identity",
     "init": "step",
     "load": "checkpoint",
+    "load_weights": "checkpoint",
     "save": "checkpoint",
     "watch": "sinks",
     "wrap": "wrappers",

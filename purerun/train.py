@@ -15,6 +15,7 @@ from purerun import batch as _batch
 from purerun import grad, program
 from purerun.bind import Binding, ModelError
 from purerun.grad import Engine, Grads, LossFunction
+from purerun.naming import Naming
 from purerun.optim import Bucket, Optimizer, partition
 from purerun.optim.optimizer import Closure, Params
 from purerun.random import Key, draws_elsewhere, keyed, keyed_everywhere
@@ -232,6 +233,7 @@ class TrainStep(Step):
             [
                 f"model: {program.architecture(self.model)}",
                 *program.shapes(self.binding.params),
+                *Naming.of(self.model).lines(),
                 f"trained: {', '.join(self.trained)}",
                 *(f"{field.name}: {program.describe(getattr(self, field.name))}" for field in fields),
             ]

@@ -6,6 +6,7 @@ code: no pickle, and no name that is imported.
 
 from purerun.checkpoint.best import Best, bests
 from purerun.checkpoint.error import CheckpointError, SaveError
+from purerun.checkpoint.export import export, publish_weights
 from purerun.checkpoint.locate import (
     Found,
     find,
@@ -20,9 +21,13 @@ from purerun.checkpoint.locate import (
     pointers,
     remove,
 )
-from purerun.checkpoint.manifest import JSON, File, Kind, Manifest, encoded, read_manifest
+from purerun.checkpoint.manifest import JSON, File, Kind, Manifest, encoded
+from purerun.checkpoint.matching import Match, WeightsDiffer
 from purerun.checkpoint.read import load
+from purerun.checkpoint.remote import fetched, is_url, read_manifest
 from purerun.checkpoint.retention import kept, prune
+from purerun.checkpoint.taking import load_weights
+from purerun.checkpoint.weights import read_weights
 from purerun.checkpoint.write import save
 from purerun.checkpoint.writer import Writer
 
@@ -34,14 +39,20 @@ __all__ = [
     "Found",
     "Kind",
     "Manifest",
+    "Match",
     "SaveError",
+    "WeightsDiffer",
     "Writer",
     "bests",
     "encoded",
+    "export",
+    "fetched",
     "find",
+    "is_url",
     "kept",
     "last",
     "load",
+    "load_weights",
     "name_of",
     "names",
     "newest",
@@ -51,7 +62,9 @@ __all__ = [
     "pointed",
     "pointers",
     "prune",
+    "publish_weights",
     "read_manifest",
+    "read_weights",
     "remove",
     "save",
 ]

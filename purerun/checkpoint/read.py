@@ -13,6 +13,7 @@ from purerun import identity, program
 from purerun.checkpoint.error import CheckpointError
 from purerun.checkpoint.locate import find
 from purerun.checkpoint.manifest import TENSORS, Manifest, read_manifest
+from purerun.checkpoint.remote import fetched
 from purerun.checkpoint.tensors import header_digest, read_tensors
 from purerun.checkpoint.tree import grow
 from purerun.state import REPORT, State, seal
@@ -24,7 +25,7 @@ def load(path: str | os.PathLike[str], *, verify: bool = True) -> State:
     """Read a state back, bit for bit, on the CPU.
 
     Args:
-        path: a checkpoint directory, or a run directory, whose `last` checkpoint is meant.
+        path: a checkpoint directory, or a run directory, whose `last` checkpoint is meant; or a URL of one.
         verify: copy every leaf into memory of its own and hash the copy; what was believed once stays
             so, whatever happens to the file.  Without it only names, shapes and sizes are checked, and the
             leaves are the file itself, mapped into memory: nothing is read before it is used.
@@ -39,7 +40,11 @@ def load(path: str | os.PathLike[str], *, verify: bool = True) -> State:
     ...     pr.diff(pr.load(folder + "/a"), state)
     ()
     """
-    directory = find(path)
+    with fetched(path) as place:
+        return _loaded(find(place), verify=verify)
+
+
+def _loaded(directory: Path, *, verify: bool) -> State:
     manifest = read_manifest(directory)
     file = directory / TENSORS
     if verify and header_digest(file) != manifest.files[TENSORS].header:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from purerun import identity, program
 from purerun.checkpoint.error import SaveError
 from purerun.checkpoint.manifest import JSON, MANIFEST, TENSORS, File, Manifest, encoded
 from purerun.checkpoint.publish import publish, sync
+from purerun.checkpoint.remote import sent
 from purerun.checkpoint.tensors import header_digest, on_host, strides, write_tensors
 from purerun.checkpoint.tree import empty_trees
 from purerun.hooks.scores import judged
@@ -44,7 +45,7 @@ def save(
 
     Args:
         state: what to save; all of it but the report of the last step.
-        directory: where; made with its parents.
+        directory: where; made with its parents.  Or a URL, for which it is made here and sent.
         recipe: the run as plain data, kept for comparison.
         parent: the digest of the checkpoint before this one.
         changes: how the recipe was changed on the way, as the manifest keeps it.
@@ -78,7 +79,11 @@ def save(
         _write_manifest(folder / MANIFEST, manifest)
         return manifest
 
-    place = Path(directory).resolve()
+    with sent(directory) as place:
+        return _published(place.resolve(), fill)
+
+
+def _published(place: Path, fill: Callable[[Path], Manifest]) -> Manifest:
     try:
         return publish(place, fill)
     except OSError as error:

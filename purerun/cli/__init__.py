@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from cyclopts import App, CycloptsError
 
 from purerun import __version__
-from purerun.cli import looks, runs
+from purerun.cli import compare, export, history, looks, runs, show
 from purerun.cli.exits import (
     DONE,
     FAILED,
@@ -40,9 +40,17 @@ app = App(
 )
 app.command(runs.train)
 app.command(runs.judge, name="test")
-app.command(looks.show)
+app.command(show.show)
 app.command(looks.schedule)
 app.command(looks.digest)
+app.command(export.export)
+app.command(compare.diff)
+app.command(history.verify)
+app.command(compare.bisect)
+app.command(history.rewind)
+app.command(history.fork)
+app.command(history.why)
+app.command(history.seen)
 
 
 def main(tokens: Sequence[str] | None = None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Commands that look at recipes and runs, and change nothing: `show`, `schedule` and `digest`."""
+"""Commands that look at recipes and runs, and change nothing: `schedule` and `digest`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,6 @@ from purerun.cli.runs import Flag, Settings
 
 if TYPE_CHECKING:
     from purerun.recipe import Recipe
-
-
-def show(recipe: Path, /, *, settings: Settings = None) -> None:
-    """Print a recipe with all its values, as TOML.
-
-    Each path in it is one for --set.
-
-    Args:
-        recipe: The recipe file.
-        settings: PATH=VALUE: change a value of the recipe. Can be repeated.
-    """
-    from purerun.recipe import load, override, text
-
-    sys.stdout.write(text(override(load(recipe), settings or ())))
 
 
 def schedule(
@@ -78,13 +64,13 @@ def planned(recipe: Recipe, epoch_length: int) -> dict[str, list[float]]:
     }
 
 
-def digest(path: Path, /) -> None:
+def digest(path: str, /) -> None:
     """Print the digest of a checkpoint, or of a run's last one.
 
     64 hex digits; all bytes of the checkpoint are read and verified.
 
     Args:
-        path: A checkpoint or the directory of a run.
+        path: A checkpoint or the directory of a run, or the URL of one.
     """
     from purerun.checkpoint import load
     from purerun.identity import digest as digest_of

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from purerun.cli.exits import DONE, Mistake, say
 from purerun.cli.signals import Stop
+from purerun.cli.weights import Renames, Strict, chosen, here, tabled
 
 if TYPE_CHECKING:
     from purerun.recipe import Recipe
@@ -28,7 +29,10 @@ def train(
     work_dir: Path | None = None,
     settings: Settings = None,
     resume: str | None = None,
-    load_from: Path | None = None,
+    load_from: str | None = None,
+    strict: Strict = True,
+    rename: Renames = None,
+    weights: str = "",
     seed: int | None = None,
     device: str | None = None,
     overwrite: Flag = False,
@@ -39,8 +43,11 @@ def train(
         recipe: The recipe file.
         work_dir: Where the run's files go; runs/<recipe name> unless given.
         settings: PATH=VALUE: change a value of the recipe, such as optimizer.lr=0.05. Can be repeated.
-        resume: Go on from this checkpoint; without a name, from the newest good one.
-        load_from: Begin with the weights of this checkpoint.
+        resume: Go on from this checkpoint (a path or a URL); without a name, from the newest good one.
+        load_from: Begin with the weights of this checkpoint, run, .safetensors or .pth file (a path or a URL).
+        strict: Whether those weights must be the model's exactly; --no-strict takes what fits.
+        rename: OLD=NEW: replace the regular expression OLD in the names of those weights. Can be repeated.
+        weights: Which of those weights: ema for the average; the trained ones unless given.
         seed: Where all chance of the run comes from; short for --set seed=N.
         device: cpu, cuda, ...; short for --set device=D.
         overwrite: Replace a run that is in the way.
@@ -51,13 +58,14 @@ def train(
     from purerun.recipe import override, split
     from purerun.recipe import train as train_recipe
 
+    begin = chosen(load_from, weights, rename or (), strict=strict)
     wishes = [*(settings or ()), *_short("seed", seed), *_short("device", device)]
     place = work_dir or default_directory(recipe)
     asked = [".".join(split(wish)[0]) for wish in wishes]
     value = override(load_recipe(recipe), wishes)
-    with Stop() as stop:
+    with Stop() as stop, tabled(), here(resume) as start:
         ended = train_recipe(
-            value, place, resume=resume, weights=load_from, asked=asked, overwrite=overwrite, stop=stop, say=say
+            value, place, resume=start, weights=begin, asked=asked, overwrite=overwrite, stop=stop, say=say
         )
     where = f"epoch {int(ended.state['epoch'])}, iteration {int(ended.state['iter'])}"
     if not ended.finished:
@@ -70,7 +78,7 @@ def train(
 
 def judge(
     recipe: Path,
-    checkpoint: Path | None = None,
+    checkpoint: str | None = None,
     /,
     *,
     work_dir: Path | None = None,
@@ -83,7 +91,7 @@ def judge(
 
     Args:
         recipe: The recipe file.
-        checkpoint: The checkpoint, or a run; the run of this recipe unless given.
+        checkpoint: The checkpoint, or a run (a path or a URL); the run of this recipe unless given.
         work_dir: Where the run's files are; runs/<recipe name> unless given.
         settings: PATH=VALUE: change a value of the recipe. Can be repeated.
         device: cpu, cuda, ...; short for --set device=D.

@@ -7,6 +7,7 @@ from purerun.recipe.overrides import override, split
 from purerun.recipe.recipe import Recipe
 from purerun.recipe.resolved import Difference, differences, resolved, text
 from purerun.recipe.run import Outcome, holds_run, test, train
+from purerun.recipe.weights import Weights
 
 __all__ = [
     "Difference",
@@ -14,6 +15,7 @@ __all__ = [
     "Outcome",
     "Recipe",
     "RecipeError",
+    "Weights",
     "differences",
     "holds_run",
     "load",

@@ -14,7 +14,8 @@ from purerun.checkpoint import names
 from purerun.recipe.error import RecipeError
 from purerun.recipe.recipe import Recipe
 from purerun.recipe.resolved import resolved, text
-from purerun.recipe.start import Start, again, anew, latest, placed, same_weights
+from purerun.recipe.start import Start, again, latest, placed
+from purerun.recipe.weights import Weights, anew, same_weights
 from purerun.sinks import Checkpoint, Log, Progress, Sink, Watched, watch
 from purerun.state import State
 
@@ -44,7 +45,7 @@ def train(
     directory: str | Path,
     *,
     resume: str | Path | None = None,
-    weights: str | Path | None = None,
+    weights: Weights | str | Path | None = None,
     asked: Sequence[str] = (),
     overwrite: bool = False,
     stop: Callable[[], bool] = lambda: False,
@@ -57,7 +58,7 @@ def train(
         directory: where its files go.
         resume: go on from this checkpoint; "last" is the newest good one of the directory, if
             it has any.
-        weights: begin with the weights of this checkpoint.
+        weights: begin with these weights: a path or a URL, or `Weights` to say how they are taken.
         asked: paths of the recipe that may differ from those of the run that is gone on with.
         overwrite: replace a run that is in the directory.
         stop: asked after each iteration; the run then ends there, and is saved.
@@ -128,7 +129,7 @@ def _start(
     module: nn.Module,
     directory: Path,
     resume: str | Path | None,
-    weights: str | Path | None,
+    weights: Weights | str | Path | None,
     asked: Sequence[str],
 ) -> Start:
     step = recipe.train_step(module)
@@ -137,7 +138,7 @@ def _start(
     found = latest(directory) if resume else None
     if found is not None:
         return _told(again(recipe, step, found.path, asked=asked, state=found.content), found.rejected)
-    start = anew(recipe, step, weights=Path(weights) if weights else None)
+    start = anew(recipe, step, module, weights=Weights.of(weights) if weights else None)
     if resume:
         note = f"{directory} has no checkpoint yet; starting from the beginning"
         return attrs.evolve(start, notes=(note, *start.notes))

@@ -1,4 +1,4 @@
-"""Where a run starts: at its seed, at a checkpoint of its own, or at the weights of another run."""
+"""Where a run goes on: at a checkpoint of its own, as it was or with what was asked to change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from purerun.recipe.error import RecipeError
 from purerun.recipe.overrides import override
 from purerun.recipe.recipe import Recipe
 from purerun.recipe.resolved import Difference, differences, resolved
-from purerun.state import State, StateError, leaves
+from purerun.state import State, leaves
 from purerun.step import Step
 
 _SHOWN = 8  # differences; more are no message but a comparison of two files
@@ -38,22 +38,6 @@ class Start:
     checkpoint: Path | None = None
     notes: tuple[str, ...] = ()
     changes: tuple[dict[str, Any], ...] = ()
-
-
-def anew(recipe: Recipe, step: Step, *, weights: Path | None = None) -> Start:
-    """Start at the seed, perhaps with the weights and buffers of a checkpoint.
-
-    Raises:
-        CheckpointError: the checkpoint cannot be read.
-        StateError: it has other weights than this model.
-    """
-    state = step.init(recipe.seed)
-    if weights is None:
-        return Start(state)
-    other = load(weights)
-    same_weights(state, other, weights)
-    taken = {part: {name: leaf for (name,), leaf in leaves(other[part], report=True)} for part in ("params", "buffers")}
-    return Start(placed(state.replace(taken), state), notes=(f"starting with the weights of {weights}",))
 
 
 def again(
@@ -142,24 +126,6 @@ def placed(state: State, like: State) -> State:
                 tree = tree.setdefault(name, {})
             tree[path[-1]] = leaf.to(devices[path])
     return state.replace(moved) if moved else state
-
-
-def same_weights(state: State, other: State, where: Path | str) -> None:
-    """Check that a state has the weights that another one has.
-
-    Raises:
-        StateError: a name or a shape is another.
-    """
-    for part in ("params", "buffers"):
-        have = {path: tuple(leaf.shape) for path, leaf in leaves(other[part], report=True)}
-        want = {path: tuple(leaf.shape) for path, leaf in leaves(state[part], report=True)}
-        odd = [path for path in {**want, **have} if want.get(path) != have.get(path)]
-        if odd:
-            (name,) = odd[0]
-            raise StateError(
-                f"{where}: expected `{name}` of shape {want.get(odd[0], 'none')}, got {have.get(odd[0], 'none')}"
-                f" ({len(odd)} of the {part} differ); give the checkpoint of the same model"
-            )
 
 
 def _written(changes: Sequence[Difference], recipe: Recipe) -> dict[str, Any]:
