@@ -1,4 +1,6 @@
-"""What saving, loading and seeking cost, beside `torch.save` and `torch.load`, in one run: `python benchmarks/saving.py`.
+"""What saving, loading and seeking cost, beside `torch.save` and `torch.load`, in one run.
+
+    python benchmarks/saving.py
 
 Medians of rounds in which the contestants take turns.  `sync` is what everything is held against: a plain
 `torch.save` of the same tensors, and an fsync.
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -18,7 +21,7 @@ from pathlib import Path
 import torch
 
 import purerun as pr
-from purerun.identity import named_leaves
+from purerun.identity import named_leaves, read_bytes
 from purerun.sinks.desk import Desk
 from purerun.testing import counted
 
@@ -68,12 +71,11 @@ def show(name: str, values: list[float], bar: list[float] | None = None, limit: 
 
 
 def saving(folder: Path, layers: int, rounds: int) -> None:
-    """Time files of one state, written and read."""
+    """Time files of one state, written and read.  Each is written under a new name, as a run does."""
     state = run(layers).init(seed=0)
     tensors = {name: leaf.clone() for name, leaf in named_leaves(state)}
     size = sum(leaf.nbytes for leaf in tensors.values())
     print(f"\na state of {size / 1e6:.0f} MB in {len(tensors)} leaves, {rounds} rounds")
-    times: dict[str, list[float]] = {}
     plain, ours = folder / "plain.pth", folder / "ours"
     contestants: dict[str, Callable[[], object]] = {
         "sync": lambda: durable(plain, tensors),
@@ -83,13 +85,13 @@ def saving(folder: Path, layers: int, rounds: int) -> None:
         "one sha256 pass": lambda: hashlib.sha256(memoryview(data)).digest(),
         "pr.load": lambda: pr.load(ours),
     }
-    durable(plain, tensors)
-    data = plain.read_bytes()
+    data = b"".join(bytes(read_bytes(leaf)) for leaf in tensors.values())
+    times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds + 1):
         for name, action in contestants.items():
-            times.setdefault(name, []).append(seconds(action))
+            times[name].append(seconds(action))
         plain.unlink()
-        durable(plain, tensors)
+        shutil.rmtree(ours)
     times = {name: values[1:] for name, values in times.items()}  # the first round warms the caches
     show("torch.save and fsync (sync)", times["sync"])
     show("pr.save, durable and hashed", times["pr.save"], times["sync"], "  of sync, at most 1")
@@ -104,16 +106,17 @@ def run(layers: int) -> pr.Step:
     return pr.TrainStep(Wide(layers), lambda model, x: model(x).square().mean(), pr.optim.SGD(lr=1e-6, momentum=0.9))
 
 
-def stall(folder: Path, layers: int, rounds: int) -> None:
+def stall(folder: Path, layers: int, rounds: int, batch: int) -> None:
     """Time what a save costs the loop: the call, and all the steps around it."""
+    folder.mkdir()
     step = run(layers)
-    batches = [torch.randn(8, LAYER)] * 10_000
+    batches = [torch.randn(batch, LAYER)] * 10_000
     sync, calls, whole = [], [], []
     states = pr.TrainLoop(step, iters=10_000, lease=True)(step.init(seed=0), batches)
     saver = pr.sinks.Checkpoint(folder / "run", every="1 iters", keep=1).open(Desk())
     state = next(states)
     pace = statistics.median(seconds(lambda: next(states)) for _ in range(10))
-    window = max(10, int(4 / pace))  # long enough for the thread that writes
+    window = max(4, int(4 / pace))  # long enough for the thread that writes
     for _ in range(rounds + 1):
         state = next(states)
         tensors = {name: leaf.clone() for name, leaf in named_leaves(state)}
@@ -130,7 +133,7 @@ def stall(folder: Path, layers: int, rounds: int) -> None:
         # Steps that took no longer than usual are noise, not cost.
         whole.append(calls[-1] + sum(busy) - window * usual)
     sync, calls, whole = sync[1:], calls[1:], whole[1:]
-    print(f"\na loop with leases, {window} steps of {1000 * pace:.1f} ms around each save, {rounds} rounds")
+    print(f"\na loop with leases, batches of {batch}, {window} steps of {1000 * pace:.0f} ms around each save")
     show("torch.save and fsync (sync)", sync)
     show("handing a state over", calls, sync, "  of sync, at most 0.01")
     show("the whole save, steps around it included", whole, sync, "  of sync, at most 0.15")
@@ -174,7 +177,9 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=wanted.folder) as name:
         saving(Path(name), wanted.layers, wanted.rounds)
-        stall(Path(name), wanted.layers, wanted.rounds)
+        # A batch of usual size, and one so small that the loop does little but move its weights through memory.
+        for batch in (256, 8):
+            stall(Path(name) / str(batch), wanted.layers, wanted.rounds, batch)
     seeking(20 * wanted.rounds)
 
 

@@ -37,6 +37,7 @@ def save(
     parent: str | None = None,
     changes: Sequence[Mapping[str, JSON]] = (),
     memory: Mapping[str, JSON] | None = None,
+    threads: int = 2,
 ) -> Manifest:
     """Write a state down as a checkpoint directory: the whole of it, or nothing.
 
@@ -50,6 +51,7 @@ def save(
         parent: the digest of the checkpoint before this one.
         changes: how the recipe was changed on the way, as the manifest keeps it.
         memory: what sinks remember: label -> plain data.
+        threads: 2 hashes while it writes; 1 takes longer, and leaves the other cores to whoever trains.
 
     Returns:
         What was written into the manifest.
@@ -75,7 +77,7 @@ def save(
     }
 
     def fill(folder: Path) -> Manifest:
-        manifest = Manifest(**_written(folder, leaves), **known)
+        manifest = Manifest(**_written(folder, leaves, threads), **known)
         _write_manifest(folder / MANIFEST, manifest)
         return manifest
 
@@ -106,15 +108,17 @@ def _known(state: State, leaves: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _written(folder: Path, leaves: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Write leaves into a folder, and say what was written.
+def _written(folder: Path, leaves: Mapping[str, Tensor], threads: int) -> dict[str, Any]:
+    """Write leaves into a folder, and say what was written."""
 
-    They are hashed by one thread while this one writes them: both wait for the memory, not for each other.
-    """
+    def describe() -> dict[str, str]:
+        return {name: identity.describe(leaf) for name, leaf in leaves.items()}
+
     with ThreadPoolExecutor(max_workers=1) as hashing:
-        described = hashing.submit(lambda: {name: identity.describe(leaf) for name, leaf in leaves.items()})
+        # Both wait for the memory, not for each other.
+        early = hashing.submit(describe) if threads > 1 else None
         files = {TENSORS: _write_leaves(folder / TENSORS, leaves)}
-        lines = described.result()
+        lines = describe() if early is None else early.result()
     digest = identity.join({name: line for name, line in lines.items() if name not in identity.UNHASHED})
     return {"files": files, "leaves": lines, "digest": digest}
 

@@ -188,6 +188,7 @@ class _Saving(Watcher):
             changes=sink.changes,
             parent=self._parent,
             memory=job.memory,
+            threads=1,
         )
         self._parent, self._written = manifest.digest, iter
         point(run, name_of(iter))
