@@ -25,7 +25,7 @@ from typing import Any, Self, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from purerun.checkpoint.error import CheckpointError
+from purerun.checkpoint.error import CheckpointError, brief
 
 ENDINGS = (".pth", ".pt", ".ckpt", ".bin")
 
@@ -177,12 +177,24 @@ def _own(file: Path, found: dict[str, Any]) -> dict[str, Tensor]:
     for name, value in _unwrapped({name: value for name, value in dict.items(found) if type(name) is str}):
         if type(value) not in (Tensor, nn.Parameter):
             continue
-        if value.layout != torch.strided or value.is_quantized or value.is_nested or value.is_meta:
-            raise CheckpointError(f"{file}: expected a dense tensor at {name}, got {value.dtype} of {value.layout}")
         plain = Tensor.detach(value)
+        if not _is_held(plain):
+            raise CheckpointError(
+                f"{file}: expected a dense tensor that the file holds at {name}, got {brief(plain.dtype)} of "
+                f"{list(plain.shape)}; write it as `tensor.contiguous()`, dense and not quantized"
+            )
         place = (plain.data_ptr(), plain.dtype, plain.shape, plain.stride())
-        own[name] = copies[place] if place in copies and plain.numel() else copies.setdefault(place, plain.clone())
+        if place not in copies:
+            copies[place] = plain.clone()
+        own[name] = copies[place]
     return own
+
+
+def _is_held(tensor: Tensor) -> bool:
+    """Say whether each element is in the file: an expanded tensor would take memory without end."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _unwrapped(found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -195,7 +207,6 @@ def _unwrapped(found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _reason(error: Exception) -> str:
     # torch's text is a page, most of which is about trusting the file after all.
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = next((line for line in lines if "WeightsUnpickler error" in line), lines[1:2] or lines[:1])
-    text = told if isinstance(told, str) else " ".join(told)
-    return f"{type(error).__name__} {text.rpartition('WeightsUnpickler error:')[2].strip()[:200]}".strip()
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if "WeightsUnpickler error" in line] or lines[1:2] or lines[:1]
+    return brief(f"{type(error).__name__} {' '.join(told).rpartition('WeightsUnpickler error:')[2]}")

@@ -49,6 +49,16 @@ def name_of(iter: int) -> str:
     return f"iter_{iter:08d}"
 
 
+def iteration_of(name: str) -> int | None:
+    """Read the iteration in the name of a checkpoint; None if it is no such name.
+
+    >>> iteration_of("iter_00000500"), iteration_of(".iter_00000500.new"), iteration_of("a")
+    (500, 500, None)
+    """
+    entry = _ENTRY.fullmatch(name)
+    return _iteration(entry[1] or entry[2]) if entry else None
+
+
 def path_of(run: str | os.PathLike[str], iter: int) -> Path:
     """Say where a run keeps the checkpoint of an iteration."""
     return Path(run) / FOLDER / name_of(iter)

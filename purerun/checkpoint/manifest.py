@@ -48,7 +48,10 @@ _count = attrs.validators.and_(
 )
 _text = attrs.validators.instance_of(str)
 _hash = attrs.validators.and_(_text, attrs.validators.matches_re(r"[0-9a-f]{64}"))
-_leaf = attrs.validators.and_(_text, attrs.validators.matches_re(r"\w+ (-|\d+(x\d+)*) [0-9a-f]{64}"))
+# Bounded: no number that Python would refuse to read, and no more dimensions than torch has.
+_leaf = attrs.validators.and_(
+    _text, attrs.validators.matches_re(r"[a-z0-9_]{1,40} (-|[0-9]{1,19}(x[0-9]{1,19}){0,63}) [0-9a-f]{64}")
+)
 
 
 def _mapping(value: _Validator) -> _Validator:
@@ -225,13 +228,20 @@ def _content(text: str, where: str) -> dict[str, Any]:
     if end is None or _sha(text[: end.start(1)] + text[end.end(1) :]) != end[1]:
         raise CheckpointError(f"{where}: the checksum does not fit the text; it is damaged, use an older checkpoint")
     try:
-        content = json.loads(text, parse_constant=_refuse)
+        content = json.loads(text, parse_constant=_refuse, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: not JSON: {_first_line(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{where}: expected a JSON object, got {type(content).__name__}")
     del content["checksum"]
     return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is there twice")  # and which of the two is meant, each reader would say differently
+    return found
 
 
 def _refuse(constant: str) -> NoReturn:

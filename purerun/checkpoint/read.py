@@ -11,7 +11,7 @@ from torch import Tensor
 
 from purerun import identity, program
 from purerun.checkpoint.error import CheckpointError
-from purerun.checkpoint.locate import find
+from purerun.checkpoint.locate import find, iteration_of
 from purerun.checkpoint.manifest import TENSORS, Manifest, read_manifest
 from purerun.checkpoint.remote import fetched
 from purerun.checkpoint.tensors import header_digest, read_tensors
@@ -53,6 +53,7 @@ def _loaded(directory: Path, *, verify: bool) -> State:
     if verify:
         leaves = _verified(file, manifest, leaves)
         _same_digest(directory, manifest)
+        _same_counters(directory, manifest, leaves)
     if manifest.program is not None:
         program.fingerprint(manifest.program)  # so that a loop with another step can say what differs
     try:
@@ -83,4 +84,18 @@ def _same_digest(directory: Path, manifest: Manifest) -> None:
     if found != manifest.digest:
         raise CheckpointError(
             f"{directory}: expected the digest {manifest.digest}, its leaves give {found}; use an older checkpoint"
+        )
+
+
+def _same_counters(directory: Path, manifest: Manifest, leaves: Mapping[str, Tensor]) -> None:
+    """Compare what a manifest says of the place in the run with the state, and with the name of the checkpoint."""
+    for name, counter in manifest.counters.items():
+        if name not in leaves or leaves[name].ndim or int(leaves[name]) != counter:
+            found = leaves[name].tolist() if name in leaves else "none"
+            raise CheckpointError(f"{directory}: expected {name} {counter}, found {found}; use an older checkpoint")
+    named = iteration_of(directory.name)
+    if named is not None and named != manifest.counters.get("iter"):
+        raise CheckpointError(
+            f"{directory}: expected iteration {named} by its name, found {manifest.counters.get('iter')}; "
+            "it is another checkpoint, moved here; use an older one"
         )

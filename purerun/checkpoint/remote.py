@@ -208,9 +208,10 @@ def _move(beside: Store, store: Store) -> None:
 
 
 def _refuse_other(store: Store) -> None:
-    others = sorted(set(store.names()) - {MANIFEST, TENSORS})
-    if store.size() is not None or others:
-        what = f"a folder that holds {', '.join(others[:3])}" if others else "a file"
+    is_file = store.size() is not None
+    others = [] if is_file else sorted(set(store.names()) - {MANIFEST, TENSORS})
+    if is_file or others:
+        what = "a file" if is_file else f"a folder that holds {', '.join(others[:3])}"
         raise CheckpointError(
             f"{store.url}: expected a checkpoint to replace, or nothing, found {what}; choose another name"
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from purerun.checkpoint.error import CheckpointError, SaveError
+from purerun.checkpoint.error import CheckpointError, SaveError, brief
 
 
 @attrs.frozen
@@ -42,11 +42,13 @@ class Store:
             system, root = url_to_fs(url)
             system.invalidate_cache()  # what was listed before may have changed since
         except Exception as error:
-            raise CheckpointError(f"{url}: expected a URL that fsspec knows: {_one_line(error)}") from error
+            raise CheckpointError(f"{url}: expected a URL that fsspec knows: {brief(error)}") from error
         return cls(system, root.rstrip("/"), url.rstrip("/"))
 
     def beside(self) -> Store:
         """Where a checkpoint is made ready that replaces one."""
+        if "/" not in self.root:
+            return self.inside(".new")  # a bucket has nothing beside it that would be ours
         inner, outer = (text.rpartition("/") for text in (self.root, self.url))
         return Store(self.system, f"{inner[0]}/.{inner[2]}.new", f"{outer[0]}/.{outer[2]}.new")
 
@@ -61,7 +63,7 @@ class Store:
         except FileNotFoundError:
             return None
         except Exception as error:
-            raise CheckpointError(f"{self._url(name)}: cannot be looked at: {_one_line(error)}") from error
+            raise CheckpointError(f"{self._url(name)}: cannot be looked at: {brief(error)}") from error
         return int(about["size"]) if about["type"] == "file" else None
 
     def names(self) -> list[str]:
@@ -71,7 +73,7 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except Exception as error:
-            raise CheckpointError(f"{self.url}: cannot be listed: {_one_line(error)}") from error
+            raise CheckpointError(f"{self.url}: cannot be listed: {brief(error)}") from error
         return [str(name).rstrip("/").rpartition("/")[2] for name in listed]
 
     def get(self, name: str, file: Path) -> Path:
@@ -79,7 +81,7 @@ class Store:
         try:
             self.system.get_file(self._path(name), str(file))
         except Exception as error:
-            raise CheckpointError(f"{self._url(name)}: cannot be fetched: {_one_line(error)}") from error
+            raise CheckpointError(f"{self._url(name)}: cannot be fetched: {brief(error)}") from error
         return file
 
     def put(self, file: Path, name: str) -> None:
@@ -116,7 +118,7 @@ class Store:
             yield
         except Exception as error:
             raise SaveError(
-                f"{self._url(name)}: cannot be written: {_one_line(error)}; free space or choose another place"
+                f"{self._url(name)}: cannot be written: {brief(error)}; free space or choose another place"
             ) from error
 
     def _path(self, name: str) -> str:
@@ -124,7 +126,3 @@ class Store:
 
     def _url(self, name: str) -> str:
         return f"{self.url}/{name}" if name else self.url
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 from torch import Tensor
 
-from purerun.checkpoint.error import CheckpointError, SaveError
+from purerun.checkpoint.error import CheckpointError, SaveError, brief
 from purerun.checkpoint.manifest import Kind
 
 DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
@@ -88,7 +88,7 @@ def read_tensors(file: Path, kinds: Mapping[str, Kind]) -> dict[str, Tensor]:
             _same_names(file, set(source.keys()), set(kinds))
             return {name: _restored(file, name, source.get_tensor(name), kind) for name, kind in kinds.items()}
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{file}: {error}; it is damaged, use an older checkpoint") from error
+        raise CheckpointError(f"{file}: {brief(error)}; it is damaged, use an older checkpoint") from error
 
 
 def header_digest(file: Path) -> str:
@@ -140,7 +140,7 @@ def _laid_out(file: Path, name: str, leaf: Tensor, strides: tuple[int, ...]) -> 
 def _same_names(file: Path, found: set[str], wanted: set[str]) -> None:
     if odd := sorted(found ^ wanted):
         raise CheckpointError(
-            f"{file}: the leaves {', '.join(odd[:3])} are not both in the file and in its manifest; "
+            f"{file}: the leaves {brief(', '.join(odd[:3]))} are not both in the file and in its manifest; "
             "it is damaged, use an older checkpoint"
         )
 

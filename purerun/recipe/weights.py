@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
 
 import attrs
 import torch
@@ -39,7 +38,7 @@ class Weights:
     entry: str = attrs.field(default="", kw_only=True)
 
     @classmethod
-    def of(cls, given: Weights | str | Path) -> Self | Weights:
+    def of(cls, given: Weights | str | Path) -> Weights:
         """Make the value of a path; what is one already stays.
 
         >>> Weights.of("runs/a")
@@ -67,8 +66,9 @@ def anew(recipe: Recipe, step: Step, module: nn.Module, *, weights: Weights | No
     found, fit = load_weights(state, weights.path, strict=weights.strict, rename=weights.rename, weights=weights.entry)
     # Through the module, so that whatever a step or a wrapper makes of its first weights is made of these.
     with torch.no_grad():
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            tensor.copy_(found["params" if name in found["params"].names() else "buffers", name])
+        for part, own in (("params", module.named_parameters()), ("buffers", module.named_buffers())):
+            for name, tensor in own:
+                tensor.copy_(found[part, name])
     state = step.init(recipe.seed)
     origin = {**attrs.asdict(weights), "digest": digest(state)}
     return Start(

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import purerun as pr
-from purerun.checkpoint import CheckpointError, Manifest, newest, point, read_manifest
+from purerun.checkpoint import CheckpointError, Manifest, newest, path_of, point, read_manifest
 from purerun.state import seal
 from purerun.testing import counted
 
@@ -278,3 +278,18 @@ def test_what_is_no_checkpoint_is_named(tmp_path, make):
     make(tmp_path / "a")
     with pytest.raises(CheckpointError, match="a: expected a checkpoint or the directory of a run"):
         pr.load(tmp_path / "a")
+
+
+def test_a_checkpoint_under_another_ones_name_is_refused(tmp_path):
+    """Whole, but not the one that its name says."""
+    pr.save(STATE, path_of(tmp_path, 5))
+    path_of(tmp_path, 5).rename(path_of(tmp_path, 7))
+
+    with pytest.raises(CheckpointError, match="expected iteration 7 by its name, found 5"):
+        pr.load(path_of(tmp_path, 7))
+
+
+def test_counters_that_are_not_those_of_the_state_are_refused(good):
+    """In a manifest whose checksum was made anew."""
+    with pytest.raises(CheckpointError, match="expected iter 6, found 5"):
+        forged(good, lambda content: content["counters"].update(iter=6))

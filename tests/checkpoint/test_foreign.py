@@ -253,8 +253,9 @@ def test_attributes_that_a_file_sets_are_not_called(tmp_path):
         ({}, "found nothing"),
         ({"state_dict": {}, "meta": {}}, "found state_dict, meta; save model.state_dict"),
         (nn.Linear(2, 1), "expected weights by their names, found Counter"),
-        ({"w": torch.ones(2).to_sparse()}, "expected a dense tensor at w"),
-        ({"w": torch.ones(2, device="meta")}, "expected a dense tensor at w"),
+        ({"w": torch.ones(2).to_sparse()}, "expected a dense tensor that the file holds at w"),
+        ({"w": torch.ones(2, device="meta")}, "expected a dense tensor that the file holds at w"),
+        ({"w": torch.ones(1).expand(10**12)}, "expected a dense tensor that the file holds at w"),
     ],
 )
 def test_what_has_no_weights_is_refused(tmp_path, content, message):
