@@ -19,6 +19,8 @@ bench: ## beside hand-written loops and peers; alone on the machine, please
 	$(bin)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(bin)/python benchmarks/overhead.py
 	$(bin)/python benchmarks/data.py
+	$(bin)/python benchmarks/saving.py
+	$(bin)/python benchmarks/resume.py
 
 constraints: ## the newest versions that pyproject.toml allows, every extra included; torch is raised by hand
 	python3 -m venv build/newest
