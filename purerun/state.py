@@ -16,6 +16,8 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from purerun import loan
+
 Draft: TypeAlias = dict[str, Any]
 """A state under construction: nested plain dicts of tensors that one function owns."""
 
@@ -282,11 +284,16 @@ def release(state: State) -> None:
     A tensor that somebody took out of it stays right: its memory is copy-on-write.
     Any further use of the state raises `StaleState`.
     """
+    loan.collect()
+    _empty(state)
+
+
+def _empty(state: State) -> None:
     tree = peek(state)
     if State in map(type, tree.values()):
         for value in tree.values():
             if type(value) is State:
-                release(value)
+                _empty(value)
     state.__dict__["_tensordict"] = _GONE
 
 

@@ -20,6 +20,7 @@ from purerun.checkpoint.locate import (
     pointed,
     pointers,
     remove,
+    sweep,
 )
 from purerun.checkpoint.manifest import JSON, File, Kind, Manifest, encoded
 from purerun.checkpoint.matching import Match, WeightsDiffer
@@ -67,4 +68,5 @@ __all__ = [
     "read_weights",
     "remove",
     "save",
+    "sweep",
 ]

@@ -12,14 +12,14 @@ import attrs
 
 from purerun.checkpoint.error import CheckpointError, SaveError
 from purerun.checkpoint.manifest import MANIFEST
-from purerun.checkpoint.publish import retire, whole, write_text
+from purerun.checkpoint.publish import retire, settle, whole, write_text
 
 FOLDER = "checkpoints"
 LAST = "last"
 
 _NAME = re.compile(r"iter_(\d{8,18})")
 _POINTER = re.compile(r"last|best_[\w.-]+")
-_ENTRY = re.compile(r"(iter_\d{8,18})|\.(iter_\d{8,18})\.(?:new|old)")
+_ENTRY = re.compile(r"(iter_\d{8,18})|\.(iter_\d{8,18})\.(?:new|old|gone)")
 
 
 Belief = TypeVar("Belief")
@@ -70,10 +70,25 @@ def path_of_name(run: str | os.PathLike[str], name: str) -> Path:
 
 
 def names(run: str | os.PathLike[str]) -> tuple[str, ...]:
-    """List the checkpoints of a run by name, the first iteration first; whether they are good is not looked at."""
+    """List the checkpoints of a run by name, the first iteration first.
+
+    Whether they are good is not looked at, but for those that a crash has left beside their place: of
+    these only whole ones are listed.
+    """
     folder = Path(run) / FOLDER
+    return tuple(sorted((name for name in _begun(folder) if whole(folder / name).exists()), key=_iteration))
+
+
+def sweep(run: str | os.PathLike[str]) -> None:
+    """Finish what killed saves and removals have left half done: whole ones to their places, all else away."""
+    folder = Path(run) / FOLDER
+    for name in _begun(folder):
+        settle(folder / name)
+
+
+def _begun(folder: Path) -> set[str]:
     entries = [_ENTRY.fullmatch(entry.name) for entry in folder.iterdir()] if folder.is_dir() else []
-    return tuple(sorted({entry[1] or entry[2] for entry in entries if entry}, key=_iteration))
+    return {entry[1] or entry[2] for entry in entries if entry}
 
 
 def last(run: str | os.PathLike[str]) -> str | None:

@@ -35,7 +35,7 @@ def publish(directory: Path, fill: Callable[[Path], Content]) -> Content:
     _refuse_other(directory)
     _make_folders(directory.parent)
     fresh, old = _beside(directory)
-    _settle(directory)
+    settle(directory)
     fresh.mkdir()
     try:
         content = fill(fresh)
@@ -59,9 +59,20 @@ def whole(directory: Path) -> Path:
     return next((path for path in (fresh, old) if _good(path)), directory)
 
 
+def settle(directory: Path) -> None:
+    """Finish what a crash left half done, so that nothing is beside the place: what was good is at it."""
+    found = whole(directory)
+    if found != directory and found.exists():
+        found.replace(directory)
+        sync(directory.parent)
+    for path in (*_beside(directory), _gone(directory)):
+        if path.exists():
+            shutil.rmtree(path)
+
+
 def retire(directory: Path) -> None:
     """Remove a directory; it is out of sight before any of it is gone."""
-    gone = directory.with_name(f".{directory.name}.gone")
+    gone = _gone(directory)
     shutil.rmtree(gone, ignore_errors=True)
     if directory.exists():
         directory.replace(gone)
@@ -73,7 +84,7 @@ def retire(directory: Path) -> None:
 def write_text(file: Path, text: str) -> None:
     """Write a small file: the old text or the new one, never a part."""
     fresh = file.with_name(f".{file.name}.new")
-    fresh.write_text(text, encoding="ascii")
+    fresh.write_text(text, encoding="utf-8")
     sync(fresh)
     fresh.replace(file)
     sync(file.parent)
@@ -86,17 +97,6 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _settle(directory: Path) -> None:
-    """Finish what a crash left half done, so that nothing good is beside the place."""
-    found = whole(directory)
-    if found != directory:
-        found.replace(directory)
-        sync(directory.parent)
-    for path in _beside(directory):
-        if path.exists():
-            shutil.rmtree(path)
 
 
 def _back(directory: Path) -> None:
@@ -120,6 +120,10 @@ def _good(directory: Path) -> bool:
 
 def _beside(directory: Path) -> tuple[Path, Path]:
     return directory.with_name(f".{directory.name}.new"), directory.with_name(f".{directory.name}.old")
+
+
+def _gone(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.gone")
 
 
 def _refuse_other(directory: Path) -> None:

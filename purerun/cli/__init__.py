@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from cyclopts import App, CycloptsError
 
 from purerun import __version__
-from purerun.cli import compare, export, history, looks, runs, show
+from purerun.cli import compare, doctor, export, history, looks, runs, show
 from purerun.cli.exits import (
     DONE,
     FAILED,
@@ -51,6 +51,7 @@ app.command(history.rewind)
 app.command(history.fork)
 app.command(history.why)
 app.command(history.seen)
+app.command(doctor.doctor)
 
 
 def main(tokens: Sequence[str] | None = None) -> NoReturn:

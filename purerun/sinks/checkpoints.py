@@ -29,15 +29,17 @@ from purerun.checkpoint import (
     publish_weights,
     remove,
     save,
+    sweep,
 )
 from purerun.checkpoint.locate import FOLDER
 from purerun.checkpoint.manifest import MANIFEST
 from purerun.checkpoint.retention import scores_of
 from purerun.hooks.scores import grouped, judged
+from purerun.loan import Loan, collect
 from purerun.sinks.desk import Desk, SinkError, Watcher
 from purerun.sinks.due import Due, due
 from purerun.sinks.sink import Sink
-from purerun.state import Draft, StaleState, State, peek, seal, unseal
+from purerun.state import Draft, StaleState, State, leaves, peek, seal, unseal
 from purerun.valid import one_of
 
 
@@ -99,14 +101,35 @@ class _Job:
     """One checkpoint to be written: all that it takes, and nothing that the run changes.
 
     Attributes:
-        draft: lazy clones of the state's tensors.
+        iter: of the state.
+        draft: the state, with nothing in its places.
+        paths: its places.
+        loan: what belongs there.
         memory: what the sinks remember.
         scores: those of all checkpoints, this one's too.
     """
 
+    iter: int
     draft: Draft
+    paths: tuple[tuple[str, ...], ...]
+    loan: Loan
     memory: dict[str, JSON]
     scores: dict[str, Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, state: State, memory: dict[str, JSON], scores: dict[str, Mapping[str, Any]]) -> _Job:
+        """Lend a state to the thread that writes."""
+        draft = unseal(state)
+        paths, tensors = zip(*leaves(draft), strict=True)
+        for path in paths:
+            _put(draft, path, None)
+        return cls(int(state["iter"]), draft, paths, Loan(tensors), memory, scores)
+
+    def state(self) -> State:
+        """Copy the state into memory of its own; what is copied while the run is busy the run need not copy."""
+        for path, copy in zip(self.paths, self.loan.copies(), strict=True):
+            _put(self.draft, path, copy)
+        return seal(self.draft)
 
 
 class _Saving(Watcher):
@@ -127,6 +150,7 @@ class _Saving(Watcher):
             self._check(state)
         # Only the container: when a lease ends it is emptied, and holds nothing back.
         self._unsaved = state
+        collect()
         self._look()
         if self._sink.every(state, perf_counter() - self._clock) or (self._sink.best and self._is_best(state)):
             self._hand_over(state)
@@ -137,6 +161,7 @@ class _Saving(Watcher):
         if final is not None and _whole(final):
             self._hand_over(final)
         self._writer.close()
+        collect()
         self._look(ended=True)
         if error is None and self._sink.publish:
             self._publish()
@@ -150,7 +175,9 @@ class _Saving(Watcher):
             for name in names(run)[names(run).index(here) + 1 :]:
                 remove(run, name)
                 self._scores.pop(name, None)
-            prune(run, None, self._sink.best, self._scores)
+            sweep(run)
+            if self._sink.keep is not None or self._sink.best:
+                prune(run, self._sink.keep, self._sink.best, self._scores)
 
     def _check(self, state: State) -> None:
         self._fresh = False
@@ -172,14 +199,14 @@ class _Saving(Watcher):
 
     def _hand_over(self, state: State) -> None:
         # Whatever comes of it, closing does not try the same state again.
-        self._unsaved, self._clock, self._wanted = None, perf_counter(), int(state["iter"])
-        self._writer.hand_over(partial(self._write, _Job(unseal(state), self._desk.memory(), dict(self._scores))))
+        self._unsaved, self._clock = None, perf_counter()
+        job = _Job.of(state, self._desk.memory(), dict(self._scores))
+        self._wanted = job.iter
+        self._writer.hand_over(partial(self._write, job))
 
     def _write(self, job: _Job) -> None:
         """Write a checkpoint, then what points to it, and remove what is not kept; on the writer's thread."""
-        _take(job.draft)
-        state = seal(job.draft)
-        sink, run, iter = self._sink, self._sink.directory, int(state["iter"])
+        sink, run, iter, state = self._sink, self._sink.directory, job.iter, job.state()
         self._desk.sync()
         manifest = save(
             state,
@@ -197,9 +224,11 @@ class _Saving(Watcher):
 
     def _look(self, *, ended: bool = False) -> None:
         """Raise what the writer could not do, or tell it; that the newest state is not saved is an error at the end."""
-        for error in self._writer.failures():
-            lost = ended and self._written != self._wanted
-            if lost or self._sink.on_error == "stop" or not isinstance(error, SaveError):
+        failures = self._writer.failures()
+        if failures and ended and self._written != self._wanted:
+            raise failures[-1]
+        for error in failures:
+            if self._sink.on_error == "stop" or not isinstance(error, SaveError):
                 raise error
             warnings.warn(NotSaved(f"{error}; the run goes on"), stacklevel=2)
 
@@ -211,17 +240,10 @@ class _Saving(Watcher):
         publish_weights(run / FOLDER / wanted[0], run, run.resolve().name, weights)
 
 
-def _take(draft: Draft) -> None:
-    """Copy leaves into memory of their own, and let go of each at once.
-
-    The run copies a leaf before it writes into it as long as we hold that too.  What we have copied
-    while it was busy with its forward and backward passes it need not copy.
-    """
-    for name, value in draft.items():
-        if isinstance(value, Tensor):
-            draft[name] = value.to("cpu", copy=True)
-        else:
-            _take(value)
+def _put(draft: Draft, path: tuple[str, ...], leaf: Tensor | None) -> None:
+    for name in path[:-1]:
+        draft = draft[name]
+    draft[path[-1]] = leaf
 
 
 def _vacate(run: Path, desk: Desk) -> None:

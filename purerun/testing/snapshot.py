@@ -38,8 +38,8 @@ def forms(state: State) -> Snapshot:
     return {"/".join(path): f"{leaf.dtype} {list(leaf.shape)} {leaf.device}" for path, leaf in leaves(state)}
 
 
-def of_batch(batch: Any, path: str = "batch") -> Snapshot:
-    """Look at every tensor, array and number of a batch.
+def of_batch(batch: Any, path: str = "batch", depth: int = 8) -> Snapshot:
+    """Look at every tensor, array and number of a batch; at an object of one's own by what it holds.
 
     >>> [path for path in of_batch({"image": torch.zeros(2), "ids": [1, "a"]})]
     ['batch', 'batch/image', 'batch/ids', 'batch/ids/0', 'batch/ids/1']
@@ -47,15 +47,22 @@ def of_batch(batch: Any, path: str = "batch") -> Snapshot:
     if isinstance(batch, Tensor):
         return {path: describe(batch)}
     if isinstance(batch, np.ndarray):
+        if batch.dtype.hasobject:  # whose bytes are addresses
+            return of_batch(batch.tolist(), path, depth)
         raw = np.ascontiguousarray(batch).tobytes()
         return {path: f"{batch.dtype} {batch.shape} {hashlib.sha256(raw).hexdigest()}"}
+    if isinstance(batch, bool | int | float | str | bytes | None):
+        return {path: repr(batch)}
     if isinstance(batch, Mapping | list | tuple):
         items = dict(batch.items()) if isinstance(batch, Mapping) else dict(enumerate(batch))
         looks = {path: f"{type(batch).__name__} of {list(items)}"}
-        for name, value in items.items():
-            looks |= of_batch(value, f"{path}/{name}")
-        return looks
-    return {path: repr(batch) if isinstance(batch, bool | int | float | str | bytes | None) else f"object {id(batch)}"}
+    else:
+        # Not by its identity: what is read again comes in another object.
+        items = dict(getattr(batch, "__dict__", {})) if depth > 0 else {}
+        looks = {path: f"object {type(batch).__qualname__}"}
+    for name, value in items.items():
+        looks |= of_batch(value, f"{path}/{name}", depth - 1)
+    return looks
 
 
 def of_module(module: nn.Module, path: str) -> Snapshot:
@@ -140,7 +147,7 @@ def _inside(value: Any, depth: int = 3) -> str:
     if isinstance(value, Tensor):
         return describe(value)
     if isinstance(value, np.ndarray):
-        return of_batch(value)["batch"]
+        return str(of_batch(value))
     if isinstance(value, bool | int | float | complex | str | bytes | None):
         return repr(value)
     if depth and isinstance(value, Mapping):
