@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from purerun.checkpoint import names
+from purerun.checkpoint.publish import write_text
 from purerun.recipe.error import RecipeError
 from purerun.recipe.recipe import Recipe
 from purerun.recipe.resolved import resolved, text
@@ -93,12 +94,13 @@ def train(
         for note in start.notes:
             say(note)
         resumed = start.checkpoint is not None
-        if recipe.ended(start.state):
-            return Outcome(start.state, finished=True, resumed=resumed)
-        write_recipe(recipe, directory)
+        # Of a run that is over only what a kill has left undone is done: the last line of its log, say.
+        over = start.state if recipe.ended(start.state) else None
+        if over is None:
+            write_recipe(recipe, directory)
         states = _watched(recipe, module, directory, start)
         del start  # or its state would live, and its memory be taken, as long as the run
-        state = _last(states, stop)
+        state = _last(states, stop, over)
         return Outcome(state, finished=recipe.ended(state), resumed=resumed)
 
 
@@ -161,13 +163,21 @@ def _watched(recipe: Recipe, module: nn.Module, directory: Path, start: Start) -
     )
 
 
-def _last(states: Watched, stop: Callable[[], bool]) -> State:
-    """Run through states until they end, or until it is time to stop; the sinks are closed then."""
+def _last(states: Watched, stop: Callable[[], bool], state: State | None) -> State:
+    """Run through states until they end, or until it is time to stop; the sinks are closed then.
+
+    Args:
+        states: the run.
+        stop: asked after each one.
+        state: the last one, for a run that is over.
+    """
     with closing(states):
-        for state in states:
+        for each in states:
+            state = each
             if stop():
-                return state
-        return state
+                break
+    assert state is not None  # a run that is not over has a next state
+    return state
 
 
 def _sinks(recipe: Recipe, directory: Path, start: Start) -> tuple[Sink, ...]:
@@ -207,6 +217,6 @@ def write_recipe(recipe: Recipe, directory: Path) -> None:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / RECIPE).write_text(text(recipe), encoding="utf-8")
+        write_text(directory / RECIPE, text(recipe))
     except OSError as error:
         raise RecipeError(f"{directory}: cannot be written ({error.strerror}); choose another --work-dir") from error

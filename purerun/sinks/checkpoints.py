@@ -251,6 +251,8 @@ def _vacate(run: Path, desk: Desk) -> None:
     if (run / MANIFEST).exists():
         raise SinkError(f"expected the directory of a run, but {run} is a checkpoint itself; choose another place")
     known = names(run)
+    if not known:
+        sweep(run)  # what a run has left that was killed in its first save
     if not known or _inside(run, desk):
         return
     if not desk.overwrite:

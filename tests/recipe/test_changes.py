@@ -31,8 +31,7 @@ def gone_on(folder, *settings):
         ("epochs=4", "epochs: 3 -> 4: the run ends later or sooner"),
         (
             "train.batch_size=4",
-            "train.batch_size: 8 -> 4: epoch 1 goes on at sample 8, none lost and none repeated, "
-            "an epoch has 5 iterations; what counts iterations",
+            "8 -> 4: epoch 1 goes on at sample 8, none lost and none repeated, an epoch has 5 iterations; what counts",
         ),
         ("train.shuffle=false", "the rest of epoch 1 is read from other data or in another order"),
         ("seed=5", "seed: 0 -> 5: order, augmentation and dropout are others from here on"),
