@@ -241,15 +241,15 @@ def _single(
     )
 
 
-Decay = Callable[[Tensor, Tensor, Hyper], tuple[Tensor, Tensor]]
-"""How the weights decay: (param, grad, hyper) -> (param, grad)."""
+Decay = Callable[[Hyper, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""How the weights decay: (hyper, param, grad) -> (param, grad)."""
 
 
-def _coupled(param: Tensor, grad: Tensor, hyper: Hyper) -> tuple[Tensor, Tensor]:
+def _coupled(hyper: Hyper, param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     return param, tracing.decayed(grad, param, hyper["weight_decay"])
 
 
-def _decoupled(param: Tensor, grad: Tensor, hyper: Hyper) -> tuple[Tensor, Tensor]:
+def _decoupled(hyper: Hyper, param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     return tracing.times(param, 1 - hyper["lr"] * hyper["weight_decay"]), grad
 
 
@@ -258,13 +258,15 @@ def _trace(
 ) -> tuple[dict[str, Tensor], Slots]:
     step = slots["step"] + 1
     means = {name: slot for name, slot in slots.items() if name != "step"}
-    new, after = tracing.each(partial(_moved, optimizer, decay, step), params, grads, means, buckets)
+
+    def first(hyper: Hyper, param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return decay(hyper, param, -grad if optimizer.maximize else grad)
+
+    new, after = tracing.each(partial(_moved, step), params, grads, means, buckets, first=first)
     return new, {"step": step, **after}
 
 
 def _moved(
-    optimizer: Adam | AdamW,
-    decay: Decay,
     step: Tensor,
     hyper: Hyper,
     param: Tensor,
@@ -273,7 +275,6 @@ def _moved(
     square: Tensor,
     *largest: Tensor,
 ) -> tuple[Tensor, ...]:
-    param, grad = decay(param, -grad if optimizer.maximize else grad, hyper)
     mean = tracing.mean(mean, grad, hyper["beta1"])
     square = tracing.mean_square(square, grad, hyper["beta2"])
     largest = tuple(torch.maximum(old, square) for old in largest)

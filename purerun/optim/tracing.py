@@ -27,6 +27,7 @@ def each(
     buckets: TracedBuckets,
     *,
     pairs: bool = True,
+    first: Formula | None = None,
 ) -> tuple[dict[str, Tensor], Slots]:
     """Apply a formula to each parameter of the buckets.
 
@@ -37,12 +38,15 @@ def each(
         slots: slot -> name -> tensor, in the order in which the formula takes them.
         buckets: which parameters, by which hyper-parameters.
         pairs: whether complex numbers are seen as pairs of real ones, as where torch squares them.
+        first: `first(hyper, param, grad) -> (param, grad)`, what happens before that, to complex numbers as
+            they are: with some vector units their arithmetic rounds otherwise than that of pairs.
     """
     moved: dict[str, Tensor] = {}
     after: dict[str, dict[str, Tensor]] = {slot: {} for slot in slots}
     for names, hyper in buckets:
         for name in names:
-            tensors = [params[name], grads[name], *(slot[name] for slot in slots.values())]
+            given = params[name], grads[name]
+            tensors = [*(first(hyper, *given) if first else given), *(slot[name] for slot in slots.values())]
             moved[name], *rest = (_real if pairs else _plain)(formula, hyper, tensors)
             for slot, tensor in zip(after.values(), rest, strict=True):
                 slot[name] = tensor
