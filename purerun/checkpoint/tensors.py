@@ -92,11 +92,18 @@ def read_tensors(file: Path, kinds: Mapping[str, Kind]) -> dict[str, Tensor]:
 
 
 def header_digest(file: Path) -> str:
-    """Hash the header of a safetensors file: its length (8 bytes, little-endian) and its JSON."""
-    with file.open("rb") as stream:
-        head = stream.read(8)
-        # A damaged length may be anything; safetensors itself refuses headers of more than 100 MB.
-        return hashlib.sha256(head + stream.read(min(int.from_bytes(head, "little"), 100_000_000))).hexdigest()
+    """Hash the header of a safetensors file: its length (8 bytes, little-endian) and its JSON.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(8)
+            # A damaged length may be anything; safetensors itself refuses headers of more than 100 MB.
+            return hashlib.sha256(head + stream.read(min(int.from_bytes(head, "little"), 100_000_000))).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}; use an older checkpoint") from error
 
 
 def _stored(leaf: Tensor) -> Tensor:

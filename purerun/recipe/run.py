@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from purerun.checkpoint import names
+from purerun.checkpoint import names, path_of_name
 from purerun.checkpoint.publish import write_text
 from purerun.recipe.error import RecipeError
 from purerun.recipe.recipe import Recipe
@@ -96,6 +96,8 @@ def train(
         resumed = start.checkpoint is not None
         # Of a run that is over only what a kill has left undone is done: the last line of its log, say.
         over = start.state if recipe.ended(start.state) else None
+        if over is not None and not _is_newest(start.checkpoint, directory):
+            return Outcome(over, finished=True, resumed=resumed)  # what came after it, or is another run's, stays
         if over is None:
             write_recipe(recipe, directory)
         states = _watched(recipe, module, directory, start)
@@ -161,6 +163,14 @@ def _watched(recipe: Recipe, module: nn.Module, directory: Path, start: Start) -
         resume=start.checkpoint,
         overwrite=start.checkpoint is None,
     )
+
+
+def _is_newest(checkpoint: Path | None, directory: Path) -> bool:
+    """Say whether a checkpoint is the newest one of the run in a directory."""
+    known = names(directory)
+    if checkpoint is None or not known:
+        return False
+    return path_of_name(directory, known[-1]).resolve() == Path(checkpoint).resolve()
 
 
 def _last(states: Watched, stop: Callable[[], bool], state: State | None) -> State:

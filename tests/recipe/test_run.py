@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import count
 
 import attrs
@@ -314,3 +315,14 @@ def test_a_test_needs_test_data(whole):
     """It is not guessed which other data might do."""
     with pytest.raises(RecipeError, match="expected a recipe with test data, got test=None"):
         room.test(attrs.evolve(RECIPE, test=None), pr.load(whole[0]))
+
+
+def test_a_run_that_is_over_earlier_loses_nothing(whole, tmp_path):
+    """Asked to go on from a checkpoint at which a shorter run is over, nothing that comes after it is removed."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    short = attrs.evolve(RECIPE, epochs=1)
+    outcome = room.train(short, tmp_path / "run", resume=path_of(tmp_path / "run", 3), asked=["epochs"])
+
+    assert 3 == int(outcome.state["iter"])
+    assert names(whole[0]) == names(tmp_path / "run")
+    assert lines(whole[0]) == lines(tmp_path / "run")
