@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -83,7 +84,7 @@ def train(
     (4, True)
     """
     recipe, directory = recipe.here(), Path(directory)
-    if resume is None and not overwrite and holds_run(directory):
+    if holds_run(directory) and resume is None and not overwrite:
         raise RecipeError(
             f"{directory} holds a run; go on with it (--resume), replace it (--overwrite), "
             "or choose another place (--work-dir)"
@@ -123,7 +124,14 @@ def test(recipe: Recipe, state: State) -> dict[str, Tensor]:
 
 
 def holds_run(directory: Path) -> bool:
-    """Say whether a directory holds anything of a run that could be lost: lines of a log, or checkpoints."""
+    """Say whether a directory holds anything of a run that could be lost: lines of a log, or checkpoints.
+
+    Raises:
+        RecipeError: it is a URL; a run writes to a local directory.
+    """
+    # A Path has made one slash of the two; on Windows a drive has a single letter.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(directory)):
+        raise RecipeError(f"expected a local directory for the run, got {directory}; save single checkpoints to URLs")
     log = directory / LOG
     return (log.exists() and log.stat().st_size > 0) or bool(names(directory))
 

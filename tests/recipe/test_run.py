@@ -326,3 +326,13 @@ def test_a_run_that_is_over_earlier_loses_nothing(whole, tmp_path):
     assert 3 == int(outcome.state["iter"])
     assert names(whole[0]) == names(tmp_path / "run")
     assert lines(whole[0]) == lines(tmp_path / "run")
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/run", "memory://run", "file:///run"])
+def test_a_run_is_not_written_to_a_url(place, tmp_path, monkeypatch):
+    """Nor into a local folder of that name."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match="expected a local directory"):
+        room.train(RECIPE, place)
+
+    assert [] == list(tmp_path.iterdir())
