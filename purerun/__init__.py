@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from purerun.evaluate import ValStep as ValStep
     from purerun.grad import Grads as Grads
     from purerun.grad import Loss as Loss
+    from purerun.grad import Pass as Pass
+    from purerun.grad import Term as Term
     from purerun.identity import diff as diff
     from purerun.identity import digest as digest
     from purerun.loop import PredictLoop as PredictLoop
@@ -64,6 +66,7 @@ _WORDS = {
     "Loader": "data",
     "Loss": "grad",
     "Module": "recipe",
+    "Pass": "grad",
     "PredictLoop": "loop",
     "PredictStep": "evaluate",
     "Recipe": "recipe",
@@ -71,6 +74,7 @@ _WORDS = {
     "State": "state",
     "StateError": "state",
     "Step": "step",
+    "Term": "grad",
     "TestLoop": "loop",
     "TrainLoop": "loop",
     "TrainStep": "train",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from purerun import batch as _batch
 from purerun.bind import Binding, ModelError
 from purerun.state import lazy_clone
+from purerun.valid import one_of
 
 _ENGINE: Any = torch.autograd.Variable._execution_engine
 _ONES: dict[tuple[torch.dtype, torch.device], Tensor] = {}
@@ -47,8 +48,56 @@ class Loss:
 
     __slots__ = ("sum", "terms", "weight")
 
-    def __init__(self, sum: Tensor, weight: float | Tensor, **terms: Tensor) -> None:
+    def __init__(self, sum: Tensor, weight: float | Tensor, **terms: Tensor | Term) -> None:
         self.sum, self.weight, self.terms = sum, weight, terms
+
+
+Merge: TypeAlias = Literal["mean", "sum", "max", "min", "last"]
+"""What a term of several parts of a batch is for the whole: the mean by weight, or one of the others."""
+
+
+@attrs.frozen
+class Term:
+    """A term of a loss that says how it merges, where a batch is read in parts.
+
+    A bare tensor is a mean over the samples.  A `Term` is only reported, never minimised.
+
+    Attributes:
+        value: scalar tensor, or a number.
+        merge: "mean" (by the weights of the parts), "sum", "max", "min" or "last".
+
+    >>> Term(torch.tensor(3), "sum").merge
+    'sum'
+    """
+
+    value: Tensor | float
+    merge: Merge = attrs.field(default="mean", validator=one_of("mean", "sum", "max", "min", "last"))
+
+
+@attrs.frozen
+class Pass:
+    """How one forward and backward pass is made; wrappers around `grad` hand another one inwards.
+
+    Attributes:
+        part: which part of the iteration's batch is read: () for all of it, (2,) for its third shard, (2, 0) for the
+            first micro-batch of that.  Folded into the key of its chance.
+        scale: what the loss is multiplied by before it is differentiated: scalar tensor.  The gradients come out
+            multiplied by it, the reported loss does not.
+
+    >>> Pass().at(2).at(0).part
+    (2, 0)
+    """
+
+    part: tuple[int, ...] = ()
+    scale: Tensor | None = None
+
+    def at(self, place: int) -> Pass:
+        """Go into one of the parts that this part is cut into."""
+        return attrs.evolve(self, part=(*self.part, place))
+
+
+WHOLE = Pass()
+"""The pass over a whole batch."""
 
 
 @attrs.frozen
@@ -60,6 +109,7 @@ class Grads:
         weight: how much this batch counts beside others: samples, or the loss's own weight.
         buffers: buffer name -> its value after the forward pass.
         metrics: name -> detached scalar; `loss` is always there.
+        merges: how those of them merge that are not means by weight.
         recompute: parameters -> loss and gradients of the same batch there, for line searches.
     """
 
@@ -67,6 +117,7 @@ class Grads:
     weight: float | Tensor = 1.0
     buffers: dict[str, Tensor] = attrs.field(factory=dict)
     metrics: dict[str, Tensor] = attrs.field(factory=dict)
+    merges: dict[str, Merge] = attrs.field(factory=dict)
     recompute: Callable[[Mapping[str, Tensor]], tuple[Tensor, Mapping[str, Tensor]]] | None = attrs.field(
         default=None, repr=False, eq=False
     )
@@ -82,6 +133,7 @@ def compute(
     trained: tuple[str, ...],
     *,
     unused: Literal["raise", "zero"] = "raise",
+    scale: Tensor | None = None,
 ) -> Grads:
     """Compute the gradients of a batch's loss by the trained parameters.
 
@@ -96,13 +148,14 @@ def compute(
         trained: the names to differentiate by.
         unused: what to do about a trained parameter that the loss does not depend on; the engine
             func cannot tell, and takes its gradient as zero.
+        scale: see `Pass`.
 
     Raises:
         LossError: the loss is not a scalar, or some trained parameter does not reach it.
     """
     if engine == "func":
-        return _func(binding, loss, batch, params, buffers, trained)
-    return _autograd(binding, loss, batch, params, buffers, trained, unused)
+        return _func(binding, loss, batch, params, buffers, trained, scale)
+    return _autograd(binding, loss, batch, params, buffers, trained, unused, scale)
 
 
 def _autograd(
@@ -113,6 +166,7 @@ def _autograd(
     buffers: dict[str, Tensor],
     trained: tuple[str, ...],
     unused: str,
+    scale: Tensor | None,
 ) -> Grads:
     leaves = [params[name] for name in trained]
     own = [param for param in binding.params.values() if param.requires_grad] if binding.watching else []
@@ -123,7 +177,7 @@ def _autograd(
         # forward again, and would do so on the module's own weights otherwise.
         with torch.enable_grad(), binding(params, buffers, training=True) as model:
             total, weight, terms = reduce(loss(model, batch), batch)
-            grads = _backward(total, [*leaves, *own])
+            grads = _backward(total, [*leaves, *own], scale)
     finally:
         for leaf in leaves:
             leaf.requires_grad = False
@@ -137,7 +191,8 @@ def _autograd(
     # Not `None in grads`, which asks each tensor whether it equals None.
     if any(grad is None for grad in grads):
         grads = _fill(grads, leaves, trained, unused)
-    return Grads(dict(zip(trained, grads, strict=True)), weight, buffers, _detached(total, terms))
+    metrics, merges = _detached(total, terms), _merges(terms)
+    return Grads(dict(zip(trained, grads, strict=True)), weight, buffers, metrics, merges)
 
 
 def _refuse_aliases(binding: Binding, own: Sequence[Tensor], grads: tuple[Tensor | None, ...]) -> None:
@@ -151,7 +206,7 @@ def _refuse_aliases(binding: Binding, own: Sequence[Tensor], grads: tuple[Tensor
         )
 
 
-def _backward(total: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
+def _backward(total: Tensor, leaves: list[Tensor], scale: Tensor | None) -> tuple[Tensor, ...]:
     """Call the engine as `torch.autograd.grad(total, leaves, allow_unused=True)` does.
 
     That function's own checks take as long as the whole backward pass of a small layer; a
@@ -161,7 +216,7 @@ def _backward(total: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
     if kind not in _ONES:
         _ONES[kind] = torch.ones((), dtype=total.dtype, device=total.device)
     # A lazy clone, because the gradient of `total` by itself is this very tensor.
-    seed = lazy_clone(_ONES[kind])
+    seed = lazy_clone(_ONES[kind]) if scale is None else scale.to(total)
     keep_graph = create_graph = False
     allow_unreachable = True
     return _ENGINE.run_backward(
@@ -176,8 +231,10 @@ def _func(
     params: Mapping[str, Tensor],
     buffers: dict[str, Tensor],
     trained: tuple[str, ...],
+    scale: Tensor | None,
 ) -> Grads:
     told: list[float] = []
+    merges: dict[str, Merge] = {}
 
     def total_of(chosen: dict[str, Tensor]) -> tuple[Tensor, Any]:
         # Cloned inside: a transform does not allow writes into what it captured.
@@ -188,15 +245,17 @@ def _func(
             # A transform hands out nothing but tensors.
             told.append(weight)
             weight = total.detach()
-        return total, (weight, inner, _detached(total, terms))
+        merges.update(_merges(terms))
+        scaled = total if scale is None else total * scale.to(total)
+        return scaled, (weight, inner, _detached(total, terms))
 
     chosen = {name: params[name] for name in trained}
     with torch.enable_grad():
         grads, (weight, inner, metrics) = torch.func.grad(total_of, has_aux=True)(chosen)
-    return Grads(grads, told[0] if told else weight, inner, metrics)
+    return Grads(grads, told[0] if told else weight, inner, metrics, merges)
 
 
-def reduce(output: Any, batch: Any) -> tuple[Tensor, float | Tensor, Mapping[str, Tensor]]:
+def reduce(output: Any, batch: Any) -> tuple[Tensor, float | Tensor, Mapping[str, Any]]:
     """Read what a loss function returned: the mean loss, its weight, and named terms.
 
     A scalar is the mean over the batch's samples.  In a dict, `loss` is the total if it is
@@ -226,7 +285,7 @@ def reduce(output: Any, batch: Any) -> tuple[Tensor, float | Tensor, Mapping[str
     )
 
 
-def _sum(terms: Mapping[str, Tensor]) -> Tensor:
+def _sum(terms: Mapping[str, Any]) -> Tensor:
     parts = [_scalar(term, f"the loss term {name!r}") for name, term in terms.items() if _differentiable(term)]
     if not parts:
         raise LossError(
@@ -255,7 +314,7 @@ def _scalar(total: Any, what: str) -> Tensor:
     return total if total.ndim == 0 else total.reshape(())
 
 
-def _detached(total: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _detached(total: Tensor, terms: Mapping[str, Any]) -> dict[str, Tensor]:
     # Cloned where it may be a view of a parameter, which the update will write into.
     metrics = {"loss": total.detach().clone() if total._is_view() else total.detach()}
     for name, term in terms.items():
@@ -264,7 +323,13 @@ def _detached(total: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return metrics
 
 
+def _merges(terms: Mapping[str, Any]) -> dict[str, Merge]:
+    return {name: term.merge for name, term in terms.items() if isinstance(term, Term) and term.merge != "mean"}
+
+
 def _term(name: str, term: Any) -> Tensor:
+    if isinstance(term, Term):
+        return _term(name, term.value)
     if isinstance(term, int | float):
         return torch.tensor(term, device="cpu")
     if isinstance(term, Tensor) and term.numel() == 1:

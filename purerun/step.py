@@ -24,7 +24,7 @@ from purerun import batch as _batch
 from purerun import program
 from purerun.batch import BatchError
 from purerun.data.place import Position
-from purerun.grad import Grads
+from purerun.grad import WHOLE, Grads, Pass
 from purerun.state import COUNTERS, REPORT, Draft, State, StateError, lazy_clone, leaves, peek, release, seal, unseal
 
 
@@ -69,7 +69,7 @@ class Step(ABC):
         """Make the first draft: every slot of this step at full shape."""
 
     @abstractmethod
-    def read(self, draft: Draft, batch: Any) -> Grads:
+    def read(self, draft: Draft, batch: Any, how: Pass = WHOLE) -> Grads:
         """Compute gradients from a draft.  Of the draft, only buffers may change."""
 
     @abstractmethod

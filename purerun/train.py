@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from purerun import batch as _batch
 from purerun import grad, program
 from purerun.bind import Binding, ModelError
-from purerun.grad import Engine, Grads, LossFunction
+from purerun.grad import WHOLE, Engine, Grads, LossFunction, Pass
 from purerun.naming import Naming
 from purerun.optim import Bucket, Optimizer, partition
 from purerun.optim.optimizer import Closure, Params
@@ -168,29 +168,37 @@ class TrainStep(Step):
             "metrics": {},
         }
 
-    def read(self, draft: Draft, batch: Any) -> Grads:
+    def read(self, draft: Draft, batch: Any, how: Pass = WHOLE) -> Grads:
         """Run the model on a batch under the key of this iteration, and differentiate."""
         if self._device.type != "cpu":
             batch = _batch.move(batch, self._device)
-        grads = self._differentiate(draft, batch, draft["params"], draft["buffers"])
-        return attrs.evolve(grads, recompute=self._closure(draft, batch)) if self.optimizer.closes else grads
+        grads = self._differentiate(draft, batch, draft["params"], draft["buffers"], how)
+        return attrs.evolve(grads, recompute=self._closure(draft, batch, how)) if self.optimizer.closes else grads
 
-    def _differentiate(self, draft: Draft, batch: Any, params: Draft, buffers: Draft) -> Grads:
-        key = Key.of(int(draft["seed"]), "step", int(draft["iter"]))
+    def _differentiate(self, draft: Draft, batch: Any, params: Draft, buffers: Draft, how: Pass) -> Grads:
+        key = Key.of(int(draft["seed"]), "step", int(draft["iter"]), *how.part)
         if not (self.binding.watching or self.binding.wide):
             with keyed(key):
-                return self._compute(batch, params, buffers)
+                return self._compute(batch, params, buffers, how)
         with keyed_everywhere(key) as chance:
-            grads = self._compute(batch, params, buffers)
+            grads = self._compute(batch, params, buffers, how)
             self.binding.wide = self.binding.wide or chance.drew()
             return grads
 
-    def _compute(self, batch: Any, params: Draft, buffers: Draft) -> Grads:
+    def _compute(self, batch: Any, params: Draft, buffers: Draft, how: Pass) -> Grads:
         return grad.compute(
-            self.engine, self.binding, self.loss, batch, params, buffers, self.trained, unused=self.unused
+            self.engine,
+            self.binding,
+            self.loss,
+            batch,
+            params,
+            buffers,
+            self.trained,
+            unused=self.unused,
+            scale=how.scale,
         )
 
-    def _closure(self, draft: Draft, batch: Any) -> Closure:
+    def _closure(self, draft: Draft, batch: Any, how: Pass) -> Closure:
         """Make the function by which a line search looks at other parameters, under the same chance."""
         frozen = {name: lazy_clone(param) for name, param in draft["params"].items()}
         buffers = {name: lazy_clone(buffer) for name, buffer in draft["buffers"].items()}
@@ -198,7 +206,7 @@ class TrainStep(Step):
         def look(params: Params) -> tuple[Tensor, Params]:
             tried = {name: lazy_clone(params.get(name, param).detach()) for name, param in frozen.items()}
             passing = {name: lazy_clone(buffer) for name, buffer in buffers.items()}
-            grads = self._differentiate(draft, batch, tried, passing)
+            grads = self._differentiate(draft, batch, tried, passing, how)
             return grads.metrics["loss"], grads.grads
 
         return look

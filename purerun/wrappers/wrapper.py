@@ -9,7 +9,7 @@ import attrs
 import torch
 
 from purerun import program
-from purerun.grad import Grads
+from purerun.grad import WHOLE, Grads, Pass
 from purerun.state import Draft, StateError
 from purerun.step import Step
 
@@ -32,9 +32,9 @@ class Wrapper(ABC):
         """Make the wrapper's slot at full shape, from the inner step's first draft."""
         return {}
 
-    def read(self, step: Step, draft: Draft, batch: Any) -> Grads:
+    def read(self, step: Step, draft: Draft, batch: Any, how: Pass) -> Grads:
         """Stand around the inner step's gradients."""
-        return step.read(draft, batch)
+        return step.read(draft, batch, how)
 
     def vet(self, step: Step, grads: Grads) -> None:
         """Stand around the inner step's refusal of gradients."""
@@ -94,9 +94,9 @@ class Wrapped(Step):
         draft["fingerprint"] = self.fingerprint()
         return {**draft, slot: memory} if slot else draft
 
-    def read(self, draft: Draft, batch: Any) -> Grads:
+    def read(self, draft: Draft, batch: Any, how: Pass = WHOLE) -> Grads:
         """Compute gradients through the wrapper."""
-        return self.wrapper.read(self.step, draft, batch)
+        return self.wrapper.read(self.step, draft, batch, how)
 
     def vet(self, grads: Grads) -> None:
         """Refuse gradients through the wrapper."""

@@ -44,8 +44,8 @@ class Scaled(Wrapper):
 
     factor: float
 
-    def read(self, step, draft, batch):
-        return mapped(step.read(draft, batch), lambda grad: grad * self.factor)
+    def read(self, step, draft, batch, how):
+        return mapped(step.read(draft, batch, how), lambda grad: grad * self.factor)
 
 
 @attrs.frozen
@@ -54,8 +54,8 @@ class Shifted(Wrapper):
 
     by: float
 
-    def read(self, step, draft, batch):
-        return mapped(step.read(draft, batch), lambda grad: grad + self.by)
+    def read(self, step, draft, batch, how):
+        return mapped(step.read(draft, batch, how), lambda grad: grad + self.by)
 
 
 @attrs.frozen
@@ -84,9 +84,9 @@ class Remembering(Wrapper):
 
     calls: list[int] = attrs.field(factory=list, repr=False)
 
-    def read(self, step, draft, batch):
+    def read(self, step, draft, batch, how):
         self.calls.append(1)
-        return mapped(step.read(draft, batch), lambda grad: grad * len(self.calls))
+        return mapped(step.read(draft, batch, how), lambda grad: grad * len(self.calls))
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ class Nothing(Wrapper):
 class Halving(Wrapper):
     """A wrapper around `grad`: half the gradient."""
 
-    def read(self, step, draft, batch):
-        grads = step.read(draft, batch)
+    def read(self, step, draft, batch, how):
+        grads = step.read(draft, batch, how)
         return attrs.evolve(grads, grads={name: grad / 2 for name, grad in grads.grads.items()})
 
 
