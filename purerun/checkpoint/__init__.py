@@ -7,27 +7,17 @@ code: no pickle, and no name that is imported.
 from purerun.checkpoint.best import Best, bests
 from purerun.checkpoint.error import CheckpointError, SaveError
 from purerun.checkpoint.export import export, publish_weights
-from purerun.checkpoint.locate import (
-    Found,
-    find,
-    last,
-    name_of,
-    names,
-    newest,
-    path_of,
-    path_of_name,
-    point,
-    pointed,
-    pointers,
-    remove,
-    sweep,
-)
+from purerun.checkpoint.layout import name_of, names, path_of, path_of_name, remove, sweep
+from purerun.checkpoint.locate import Found, find, newest
 from purerun.checkpoint.manifest import JSON, File, Kind, Manifest, encoded
 from purerun.checkpoint.matching import Match, WeightsDiffer
+from purerun.checkpoint.place import has_scheme, is_url
+from purerun.checkpoint.pointer import LostPointer, last, point, pointed, pointers, unpoint
+from purerun.checkpoint.pretrained import Pretrained
 from purerun.checkpoint.read import load
-from purerun.checkpoint.remote import fetched, is_url, read_manifest
-from purerun.checkpoint.retention import kept, prune
-from purerun.checkpoint.taking import load_weights
+from purerun.checkpoint.remote import fetched, read_manifest
+from purerun.checkpoint.retention import NotRemoved, kept, prune
+from purerun.checkpoint.taking import averages, load_weights
 from purerun.checkpoint.weights import read_weights
 from purerun.checkpoint.write import save
 from purerun.checkpoint.writer import Writer
@@ -39,16 +29,21 @@ __all__ = [
     "File",
     "Found",
     "Kind",
+    "LostPointer",
     "Manifest",
     "Match",
+    "NotRemoved",
+    "Pretrained",
     "SaveError",
     "WeightsDiffer",
     "Writer",
+    "averages",
     "bests",
     "encoded",
     "export",
     "fetched",
     "find",
+    "has_scheme",
     "is_url",
     "kept",
     "last",
@@ -69,4 +64,5 @@ __all__ = [
     "remove",
     "save",
     "sweep",
+    "unpoint",
 ]

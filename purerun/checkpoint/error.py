@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class CheckpointError(Exception):
     r"""A checkpoint cannot be written, found or believed; the message says which, why and what to do.
@@ -26,3 +30,42 @@ def brief(text: object) -> str:
     ('a b', 300, 'KeyError')
     """
     return " ".join(str(text).split())[:300] or type(text).__name__
+
+
+@contextmanager
+def reading(place: str | os.PathLike[str]) -> Iterator[None]:
+    """Call a place that the operating system does not let us read a CheckpointError, in one line.
+
+    >>> with reading("runs/a"):
+    ...     open("/")
+    Traceback (most recent call last):
+    ...
+    purerun.checkpoint.error.CheckpointError: runs/a: cannot be read: Is a directory; look who may read it, ...
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{place}: cannot be read: {cause(error)}; look who may read it, or choose another place"
+        ) from error
+
+
+@contextmanager
+def writing(place: str | os.PathLike[str]) -> Iterator[None]:
+    """Call a place that the operating system does not let us write a SaveError, in one line.
+
+    >>> with writing("runs/a"):
+    ...     open("/", "w")
+    Traceback (most recent call last):
+    ...
+    purerun.checkpoint.error.SaveError: runs/a: cannot be written: Is a directory; free space or choose another place
+    """
+    try:
+        yield
+    except OSError as error:
+        raise SaveError(f"{place}: cannot be written: {cause(error)}; free space or choose another place") from error
+
+
+def cause(error: OSError) -> str:
+    """Say what the operating system says, without the path, which is said already and may be long."""
+    return brief(error.strerror or error)

@@ -6,17 +6,19 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, TensorSpec, serialize_file
 from torch import Tensor
 
-from purerun.checkpoint.error import CheckpointError, SaveError
+from purerun.checkpoint.error import CheckpointError, SaveError, reading
 from purerun.checkpoint.locate import find
 from purerun.checkpoint.manifest import read_manifest
+from purerun.checkpoint.place import is_url, local
 from purerun.checkpoint.publish import sync
-from purerun.checkpoint.remote import fetched, is_url
+from purerun.checkpoint.remote import fetched
 from purerun.checkpoint.tensors import on_host
 from purerun.checkpoint.weights import SAFE, read_weights
 from purerun.naming import Naming
@@ -89,7 +91,7 @@ def publish_weights(
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise CheckpointError(f"expected a plain name for published weights, got {name!r}; use letters, digits, -._")
-    place = Path(directory) / f"{name}{SAFE}"
+    place = local(directory) / f"{name}{SAFE}"
     tensors = _named(checkpoint, weights)
     return _publish(place, lambda fresh: _write_safe(fresh, tensors), _marked)
 
@@ -105,13 +107,14 @@ def _named(path: str | os.PathLike[str], weights: str) -> dict[str, Tensor]:
 
 
 def _vacant(file: str | os.PathLike[str], *, overwrite: bool) -> Path:
-    place = Path(file)
-    if is_url(file) or place.suffix not in (SAFE, *_PICKLED):
+    place = Path() if is_url(file) else local(file)
+    if place.suffix not in (SAFE, *_PICKLED):
         endings = ", ".join((SAFE, *_PICKLED))
         raise CheckpointError(f"{file}: expected a file of this machine that ends in {endings}; choose another name")
-    if place.is_dir() or (place.exists() and not overwrite):
-        what = "a folder" if place.is_dir() else "a file"
-        raise CheckpointError(f"{file}: {what} is there; choose another name, or replace a file with --overwrite")
+    with reading(file):
+        if place.is_dir() or (place.exists() and not overwrite):
+            what = "a folder" if place.is_dir() else "a file"
+            raise CheckpointError(f"{file}: {what} is there; choose another name, or replace a file with --overwrite")
     return place
 
 
@@ -159,7 +162,8 @@ def _publish(place: Path, write: Callable[[Path], None], name: Callable[[Path], 
     except (OSError, SafetensorError, RuntimeError) as error:
         raise SaveError(f"{place}: cannot be written: {error}; free space or choose another place") from error
     finally:
-        fresh.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong is told already
+            fresh.unlink(missing_ok=True)
     return final
 
 

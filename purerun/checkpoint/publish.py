@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -71,7 +72,15 @@ def settle(directory: Path) -> None:
 
 
 def retire(directory: Path) -> None:
-    """Remove a directory; it is out of sight before any of it is gone."""
+    """Remove a directory; it is out of sight before any of it is gone.
+
+    Raises:
+        CheckpointError: it holds something else than a checkpoint does, and stays as it is.
+    """
+    if others := _others(directory):
+        raise CheckpointError(
+            f"{directory}: not removed, since it holds {', '.join(others[:3])} beside a checkpoint; move that elsewhere"
+        )
     gone = _gone(directory)
     shutil.rmtree(gone, ignore_errors=True)
     if directory.exists():
@@ -84,9 +93,14 @@ def retire(directory: Path) -> None:
 def write_text(file: Path, text: str) -> None:
     """Write a small file: the old text or the new one, never a part."""
     fresh = file.with_name(f".{file.name}.new")
-    fresh.write_text(text, encoding="utf-8")
-    sync(fresh)
-    fresh.replace(file)
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        sync(fresh)
+        fresh.replace(file)
+    except OSError:
+        with suppress(OSError):  # a disk that takes nothing lets nothing go, either
+            fresh.unlink()
+        raise
     sync(file.parent)
 
 
@@ -126,12 +140,20 @@ def _gone(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}.gone")
 
 
+def _others(directory: Path) -> list[str]:
+    """List what is in a directory and belongs to no checkpoint."""
+    there = directory.is_dir() and not directory.is_symlink()
+    return sorted({entry.name for entry in directory.iterdir()} - {MANIFEST, TENSORS}) if there else []
+
+
 def _refuse_other(directory: Path) -> None:
     if directory.is_dir() and not directory.is_symlink():
-        others = sorted({entry.name for entry in directory.iterdir()} - {MANIFEST, TENSORS})
-        if not others:
+        if others := _others(directory):
+            what = f"a folder that holds {', '.join(others[:3])}"
+        elif directory == Path.cwd():
+            what = "the folder that this process works in"
+        else:
             return
-        what = f"a folder that holds {', '.join(others[:3])}"
     elif directory.is_symlink() or directory.exists():
         what = "a file or a link"
     else:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from purerun import identity, program
 from purerun.checkpoint.error import CheckpointError
-from purerun.checkpoint.locate import find, iteration_of
+from purerun.checkpoint.layout import iteration_of
+from purerun.checkpoint.locate import find
 from purerun.checkpoint.manifest import TENSORS, Manifest, read_manifest
 from purerun.checkpoint.remote import fetched
 from purerun.checkpoint.tensors import header_digest, read_tensors

@@ -23,28 +23,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from purerun.checkpoint import locate, manifest
-from purerun.checkpoint.error import CheckpointError
+from purerun.checkpoint import manifest
+from purerun.checkpoint.error import CheckpointError, SaveError, cause, reading
+from purerun.checkpoint.layout import FOLDER, number
 from purerun.checkpoint.manifest import MANIFEST, TENSORS, Manifest
+from purerun.checkpoint.place import is_url, local
+from purerun.checkpoint.pointer import LAST, LONGEST, forgiving, named
 from purerun.checkpoint.store import Store
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[^/]+)?://.+")
-_HERE = re.compile(r"(file|local)://")
 _NAME = re.compile(r"iter_\d{8,18}")
-_POINTER_SIZE = 64
-
-
-def is_url(path: str | os.PathLike[str]) -> bool:
-    """Say whether a path is a URL of another place than this machine.
-
-    >>> is_url("s3://bucket/run"), is_url("file:///runs/a"), is_url("runs/a")
-    (True, False, False)
-    """
-    return isinstance(path, str) and bool(_URL.fullmatch(path)) and not _HERE.match(path)
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
@@ -59,8 +50,8 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     3
     """
     if not is_url(path):
-        return manifest.read_manifest(_local(path))
-    with _folder(str(path)) as folder:
+        return manifest.read_manifest(local(path))
+    with _folder(str(path), CheckpointError) as folder:
         return _fetch_manifest(_whole(Store.at(str(path)), folder), folder)
 
 
@@ -74,16 +65,17 @@ def fetched(path: str | os.PathLike[str]) -> Iterator[Path]:
         CheckpointError: it cannot be fetched.
     """
     if not is_url(path):
-        yield _local(path)
+        yield local(path)
         return
-    with _folder(str(path)) as folder:
+    with _folder(str(path), CheckpointError) as folder:
         store = Store.at(str(path))
         name = str(path).rstrip("/").rpartition("/")[2]
         if "." in name and store.size() is not None:
             with _said(f"{folder / name}", str(path)):
                 yield store.get("", folder / name)
             return
-        _fetch(store, folder)
+        with reading(str(path)):
+            _fetch(store, folder)
         yield folder
 
 
@@ -97,11 +89,11 @@ def sent(path: str | os.PathLike[str]) -> Iterator[Path]:
         SaveError: it cannot be sent.
     """
     if not is_url(path):
-        yield _local(path)
+        yield local(path)
         return
     store = Store.at(str(path))
     _refuse_other(store)
-    with _folder(str(path)) as folder:
+    with _folder(str(path), SaveError) as folder:
         yield folder / "checkpoint"
         _send(store, folder / "checkpoint")
 
@@ -112,7 +104,8 @@ def _fetch(store: Store, folder: Path) -> None:
     if whole.size(MANIFEST) is not None:
         _fetch_checkpoint(whole, folder)
         return
-    run, inside = store.inside(locate.FOLDER), folder / locate.FOLDER
+    run, inside = store.inside(FOLDER), folder / FOLDER
+    inside.mkdir()
     name = _pointed(run, inside) or _highest(run, inside)
     if name is not None:  # otherwise `find` says what was expected
         (inside / name).mkdir()
@@ -121,20 +114,20 @@ def _fetch(store: Store, folder: Path) -> None:
 
 def _pointed(run: Store, inside: Path) -> str | None:
     """Read which checkpoint is the last one of a run, as it is read here."""
-    size = run.size(locate.LAST)
+    size, where = run.size(LAST), f"{run.url}/{LAST}"
     if size is None:
         return None
-    if size > _POINTER_SIZE:
-        raise CheckpointError(f"{run.url}/{locate.LAST}: expected the name of a checkpoint, found {size} bytes")
-    inside.mkdir()
-    run.get(locate.LAST, inside / locate.LAST)
-    return locate.last(inside.parent)
+    raw = run.get(LAST, inside / "pointer").read_bytes() if size <= LONGEST else b""
+    with forgiving():
+        if size > LONGEST:
+            raise CheckpointError(f"{where}: expected the name of a checkpoint, found {size} bytes")
+        return named(raw, where)
+    return None
 
 
 def _highest(run: Store, inside: Path) -> str | None:
-    """Find the last checkpoint of a run that has no pointer; what has no manifest is not there."""
-    inside.mkdir(exist_ok=True)
-    names = sorted((name for name in run.names() if _NAME.fullmatch(name)), key=lambda name: int(name[5:]))
+    """Find the last checkpoint of a run that has no good pointer; what has no manifest is not there."""
+    names = sorted((name for name in run.names() if _NAME.fullmatch(name)), key=number)
     there = (name for name in reversed(names) if _whole(run.inside(name), inside).size(MANIFEST) is not None)
     return next(there, None)
 
@@ -218,9 +211,17 @@ def _refuse_other(store: Store) -> None:
 
 
 @contextmanager
-def _folder(url: str) -> Iterator[Path]:
-    """Have a folder on this machine that errors call by its URL."""
-    with TemporaryDirectory(prefix="purerun-") as name, _said(name, url.rstrip("/")):
+def _folder(url: str, kind: type[CheckpointError]) -> Iterator[Path]:
+    """Have a folder on this machine that errors call by its URL; an error of this kind if there is no room for it."""
+    with ExitStack() as stack:
+        try:
+            name = stack.enter_context(TemporaryDirectory(prefix="purerun-", ignore_cleanup_errors=True))
+        except OSError as error:
+            raise kind(
+                f"{url}: goes through temporary space of this machine, where nothing can be written: "
+                f"{cause(error)}; free some, or set TMPDIR to another folder"
+            ) from error
+        stack.enter_context(_said(name, url.rstrip("/")))
         yield Path(name)
 
 
@@ -230,7 +231,3 @@ def _said(here: str, url: str) -> Iterator[None]:
         yield
     except CheckpointError as error:
         raise type(error)(str(error).replace(here, url)) from error
-
-
-def _local(path: str | os.PathLike[str]) -> Path:
-    return Path(_HERE.sub("", path, count=1) if isinstance(path, str) else path)

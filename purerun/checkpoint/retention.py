@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from purerun.checkpoint.best import Best
-from purerun.checkpoint.error import CheckpointError
-from purerun.checkpoint.locate import last, names, path_of_name, point, remove
+from purerun.checkpoint.error import CheckpointError, SaveError
+from purerun.checkpoint.layout import names, path_of_name, remove
 from purerun.checkpoint.manifest import read_manifest
+from purerun.checkpoint.pointer import LAST, last, point, pointers, unpoint
 
 Scores: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Name of a checkpoint -> the scores of its state; the earliest first."""
+
+
+class NotRemoved(UserWarning):
+    """A checkpoint that is not kept stays, because something else is in its folder."""
 
 
 def kept(scores: Scores, keep: int | None, best: Sequence[Best]) -> set[str]:
@@ -46,11 +52,17 @@ def prune(
 ) -> None:
     """Remove the checkpoints of a run that are not kept; the one that `last` names stays.
 
+    A pointer to a best checkpoint that there is no longer is removed, too.  A checkpoint in whose folder somebody
+    has put something else stays, and a `NotRemoved` says so.
+
     Args:
         run: its directory.
         keep: as in `kept`.
         best: as in `kept`; the pointers to the best are written anew.
         scores: what is known of the scores, for checkpoints whose manifests need not be read.
+
+    Raises:
+        SaveError: the folder cannot be written.
 
     >>> import tempfile, purerun as pr
     >>> with tempfile.TemporaryDirectory() as run:
@@ -61,14 +73,31 @@ def prune(
     ...     names(run)
     ('iter_00000001', 'iter_00000003', 'iter_00000004')
     """
-    there = {name: (scores or {}).get(name) or scores_of(run, name) for name in names(run)}
-    for each in best:
-        if (name := each.among(there)) is not None:
-            point(run, name, each.pointer)
+    known = scores or {}
+    there = {name: known.get(name) or scores_of(run, name) if best else {} for name in names(run)}
     stay = kept(there, keep, best) | {last(run)}
+    _point_to_best(run, {each.pointer: each.among(there) for each in best}, stay)
     for name in there:
         if name not in stay:
-            remove(run, name)
+            _remove(run, name)
+
+
+def _point_to_best(run: str | os.PathLike[str], best: Mapping[str, str | None], stay: Collection[str | None]) -> None:
+    """Write the pointers to the best, and remove those to what does not stay."""
+    for pointer, name in {**pointers(run), **best}.items():
+        if pointer in best and name is not None:
+            point(run, name, pointer)
+        elif pointer != LAST and name not in stay:
+            unpoint(run, pointer)
+
+
+def _remove(run: str | os.PathLike[str], name: str) -> None:
+    try:
+        remove(run, name)
+    except SaveError:
+        raise
+    except CheckpointError as error:
+        warnings.warn(NotRemoved(str(error)), stacklevel=3)
 
 
 def scores_of(run: str | os.PathLike[str], name: str) -> Mapping[str, Any]:

@@ -57,8 +57,8 @@ def load_weights(
     if fit.rows and (strict or not fit.taken):
         raise WeightsDiffer(fit)
     own = {part: _known(state, part, taken) for part in ("params", "buffers")}
-    averages = {slot: {part: _known(state[slot], part, taken) for part in own} for slot in _averages(state)}
-    return state.replace({**own, **averages}), fit
+    also = {slot: {part: _known(state[slot], part, taken) for part in own} for slot in averages(state)}
+    return state.replace({**own, **also}), fit
 
 
 def _naming(state: State) -> Naming:
@@ -76,6 +76,11 @@ def _known(state: State, part: str, taken: Mapping[str, Tensor]) -> dict[str, Te
     return {name: taken[name] for name in state[part].names() if name in taken}
 
 
-def _averages(state: State) -> list[str]:
+def averages(state: State) -> list[str]:
+    """List the slots that hold weights as well, as that of `pr.EMA` does.
+
+    >>> averages(pr.testing.counted(ema={"params": {}, "buffers": {}}, other={"count": torch.tensor(0)}))
+    ['ema']
+    """
     slots = [name for name in state.names() if isinstance(peek(state)[name], State)]
     return [name for name in slots if {"params", "buffers"} <= set(state[name].names())]

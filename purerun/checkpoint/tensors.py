@@ -13,6 +13,7 @@ from torch import Tensor
 
 from purerun.checkpoint.error import CheckpointError, SaveError, brief
 from purerun.checkpoint.manifest import Kind
+from purerun.identity import read_bytes
 
 DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 """Every dtype by its name: a file chooses from this table and nothing else."""
@@ -21,6 +22,7 @@ DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).valu
 # row; the manifest says what it was.
 _FLOATS = {"float64", "float32", "float16", "bfloat16"}
 _WHOLE = {"int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool"}
+_RESERVED = "__metadata__"
 _NATIVE = frozenset(_FLOATS | _WHOLE)
 
 
@@ -28,14 +30,22 @@ def on_host(name: str, tensor: Tensor) -> Tensor:
     """Get a leaf as it is stored: dense, row-major, in the memory of the CPU; without a copy if it is so already.
 
     Raises:
-        CheckpointError: it has no plain bytes.
+        CheckpointError: it has no plain bytes, or bytes or a name that no file gives back.
     """
+    if name == _RESERVED:
+        raise CheckpointError(f"expected another name than {name}, which the format keeps for itself; rename that leaf")
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.device.type == "meta":
         raise CheckpointError(
             f"expected a dense tensor with data at {name}, got {tensor.dtype} of layout {tensor.layout} "
             f"on {tensor.device}; make it dense before it enters the state"
         )
-    return tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
+    here = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
+    if here.dtype == torch.bool and bytes(read_bytes(here)).strip(b"\0\1"):
+        raise CheckpointError(
+            f"expected bytes 0 and 1 in the bool tensor {name}, found others, which change when it is copied; "
+            "make it anew: bytes.view(torch.uint8) != 0"
+        )
+    return here
 
 
 def strides(leaves: Mapping[str, Tensor]) -> dict[str, list[int]]:

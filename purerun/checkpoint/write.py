@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 
 import purerun
 from purerun import identity, program
-from purerun.checkpoint.error import SaveError
+from purerun.checkpoint.error import writing
 from purerun.checkpoint.manifest import JSON, MANIFEST, TENSORS, File, Manifest, encoded
 from purerun.checkpoint.publish import publish, sync
 from purerun.checkpoint.remote import sent
@@ -81,15 +81,8 @@ def save(
         _write_manifest(folder / MANIFEST, manifest)
         return manifest
 
-    with sent(directory) as place:
-        return _published(place.resolve(), fill)
-
-
-def _published(place: Path, fill: Callable[[Path], Manifest]) -> Manifest:
-    try:
-        return publish(place, fill)
-    except OSError as error:
-        raise SaveError(f"{place}: cannot be written: {error}; free space or choose another place") from error
+    with sent(directory) as place, writing(place):
+        return publish(place.resolve(), fill)
 
 
 def _known(state: State, leaves: Mapping[str, Tensor]) -> dict[str, Any]:

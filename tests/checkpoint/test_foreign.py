@@ -9,6 +9,7 @@ import pathlib
 import sys
 import types
 import zipfile
+from collections import Counter
 from datetime import date
 from pathlib import Path
 
@@ -171,11 +172,20 @@ def test_what_stands_beside_weights_is_passed_over(tmp_path, extra):
 
 
 def test_the_table_of_the_unpickler_is_left_as_it_was(tmp_path):
-    """Stand-ins are there for one reading only."""
-    before = torch.serialization.get_safe_globals()
-    read_foreign(written(tmp_path, {"state_dict": model().state_dict(), "more": Thing()}))
+    """Stand-ins are there for one reading only, also for one that fails; what others have put there stays.
 
-    assert before == torch.serialization.get_safe_globals()
+    The list that torch gives is of a set, and in no order.
+    """
+    own = [Flags, (Slotted, "somewhere.else.Slotted")]
+    with torch.serialization.safe_globals(own):
+        before = torch.serialization.get_safe_globals()
+        read_foreign(written(tmp_path, {"state_dict": model().state_dict(), "more": [Thing(), Flags()]}))
+        with pytest.raises(CheckpointError):
+            read_foreign(written(tmp_path, {"more": Thing()}))
+        after = torch.serialization.get_safe_globals()
+
+    assert Counter(before) == Counter(after)
+    assert set(own) <= set(after)
 
 
 class Payload:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import purerun as pr
-from purerun.checkpoint import CheckpointError, newest, path_of, point, pointed, read_weights
+from purerun.checkpoint import CheckpointError, LostPointer, newest, path_of, point, pointed, read_weights
 from purerun.testing import counted
 
 LEAVES = {"w": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3, dtype=torch.bfloat16), "z": torch.zeros(2, 0)}
@@ -124,7 +125,7 @@ def test_unverified_loading_crashes_on_no_damage(run, damage):
 @SOME
 @given(pointer=st.sampled_from(POINTERS), damage=damages())
 def test_a_damaged_pointer_leads_to_a_sound_checkpoint_or_nowhere(run, pointer, damage):
-    """It is obeyed if it spells a name, and refused otherwise; what is found at last is always sound."""
+    """It is obeyed if it spells a name; otherwise it is as if there were none, and a warning says so."""
     with Damaged(run / "checkpoints" / pointer, damage) as content:
         text = content[:64].decode("ascii", errors="replace").strip()
         name = text if re.fullmatch(r"iter_\d{8,18}", text) else None
@@ -135,14 +136,21 @@ def test_a_damaged_pointer_leads_to_a_sound_checkpoint_or_nowhere(run, pointer, 
             assert pointer in str(error)  # noqa: PT017 - which of two things happens depends on the damage
         found = newest(run, pr.load)
         try:
-            loaded = pr.digest(pr.load(run))
+            loaded = digest_of(run)
         except CheckpointError:
             loaded = None
 
     there = {"iter_00000001": DIGESTS[1], "iter_00000002": DIGESTS[2]}
-    assert loaded == (there.get(name) if pointer == "last" else DIGESTS[2])
+    assert loaded == (there.get(name) if pointer == "last" and name else DIGESTS[2])
     assert found.path.name in there
     assert pr.digest(found.content) == there[found.path.name]
+
+
+def digest_of(run):
+    """Load it as a person does who does not look at warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LostPointer)
+        return pr.digest(pr.load(run))
 
 
 @pytest.fixture

@@ -143,6 +143,29 @@ def test_what_has_no_plain_bytes_is_refused(leaf, tmp_path):
     assert [] == list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_name_that_the_format_keeps_for_itself_is_refused(nested, tmp_path):
+    """Where it would stand at the top of the file, and nowhere else; nothing is written that cannot be read."""
+    leaf = torch.ones(2)
+    if nested:
+        state = counted(params={"__metadata__": leaf}, __metadata__={"x": leaf})
+        pr.save(state, tmp_path / "a")
+        assert () == pr.diff(state, pr.load(tmp_path / "a"))
+        return
+    with pytest.raises(CheckpointError, match="expected another name than __metadata__"):
+        pr.save(counted(__metadata__=leaf), tmp_path / "a")
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("raw", [[2], [0, 1, 255], [255, 0, 1], [0, 7, 1]])
+def test_a_bool_that_is_neither_is_refused(raw, tmp_path):
+    """Any copy of it would have other bytes, so it could never be believed."""
+    leaf = torch.tensor(raw, dtype=torch.uint8).view(torch.bool)
+    with pytest.raises(CheckpointError, match="expected bytes 0 and 1 in the bool tensor params/w, found others"):
+        pr.save(counted(params={"w": leaf}), tmp_path / "a")
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_manifest_says_what_it_was_told(tmp_path):
     """Counters, recipe, parent and memories come back as they were given."""
     state = counted(epoch=2, iter=7, cursor=3, seed=5)
