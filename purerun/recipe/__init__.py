@@ -4,9 +4,10 @@ from purerun.recipe.error import RecipeError
 from purerun.recipe.file import load
 from purerun.recipe.module import Module
 from purerun.recipe.overrides import override, split
+from purerun.recipe.place import holds_run
 from purerun.recipe.recipe import Recipe
 from purerun.recipe.resolved import Difference, differences, resolved, text
-from purerun.recipe.run import Outcome, holds_run, test, train
+from purerun.recipe.run import Outcome, test, train
 from purerun.recipe.weights import Weights
 
 __all__ = [

@@ -53,7 +53,10 @@ def consequences(changes: Sequence[Difference], recipe: Recipe, state: State) ->
     epochs: 2 -> 3: the run ends later or sooner; schedules keep their own lengths
     """
     going = _Going(changes, recipe, state)
-    told = [(change, _told(change, going)) for change in changes]
+    # Of a run that is over nothing is computed and nothing written down, whatever was changed.
+    told = [
+        (change, _OVER if recipe.ended(state) and not is_free(change) else _told(change, going)) for change in changes
+    ]
     first = {text: change.path for change, text in reversed(told)}
     # What follows from several changes alike is said once.
     return tuple(f"{change}: {text}" if first[text] == change.path else str(change) for change, text in told)
@@ -115,6 +118,7 @@ class _Going(NamedTuple):
         return "scores are made otherwise or at other times; the weights stay the same unless a hook reads scores"
 
 
+_OVER = "not in force, for the run is over there: nothing more is computed or written down"
 _FROM_HERE = "in force from here on; what was computed before stays as it is"
 
 _FOLLOWS: dict[str, Callable[[_Going], str]] = {

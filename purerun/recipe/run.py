@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -11,20 +10,18 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from purerun import processes
 from purerun.checkpoint import names, path_of_name
-from purerun.checkpoint.publish import write_text
 from purerun.recipe.error import RecipeError
+from purerun.recipe.place import LAST, LOG, holds_run, spare, write_recipe
 from purerun.recipe.recipe import Recipe
-from purerun.recipe.resolved import resolved, text
+from purerun.recipe.resolved import resolved
 from purerun.recipe.start import Start, again, latest, placed
 from purerun.recipe.weights import Weights, anew, same_weights
 from purerun.sinks import Checkpoint, Log, Progress, Sink, Watched, watch
+from purerun.sinks.desk import belongs
+from purerun.sinks.lines import written
 from purerun.state import State
-
-RECIPE, LOG = "recipe.toml", "log.jsonl"
-
-LAST = "last"
-"""Stands for the newest good checkpoint of a run."""
 
 
 @attrs.frozen
@@ -67,8 +64,10 @@ def train(
         say: told what a person may want to know.
 
     Raises:
-        RecipeError: the directory holds a run, or another recipe made the checkpoint.
+        RecipeError: the directory holds a run, another recipe made the checkpoint, or that is of another run which is
+            over.
         CheckpointError: a checkpoint cannot be read or written.
+        SinkError: another process trains in the directory.
 
     >>> import tempfile
     >>> recipe = pr.Recipe(
@@ -84,26 +83,32 @@ def train(
     (4, True)
     """
     recipe, directory = recipe.here(), Path(directory)
-    if holds_run(directory) and resume is None and not overwrite:
-        raise RecipeError(
-            f"{directory} holds a run; go on with it (--resume), replace it (--overwrite), "
-            "or choose another place (--work-dir)"
-        )
+    if holds_run(directory) and not overwrite:
+        spare(directory, resume)
     with threads(recipe.threads):
         module = recipe.module()
         start = _start(recipe, module, directory, resume, weights, asked)
+        # Of a run that is over only what a kill has left undone is done: the last line of its log, say.
+        over = start.state if recipe.ended(start.state) else None
+        if over is not None and not belongs(start.checkpoint, directory):
+            raise RecipeError(
+                f"{start.checkpoint} is of a run that is over, and nothing is left to be done in {directory}; make the "
+                "run longer (--set), or take the checkpoint itself"
+            )
         for note in start.notes:
             say(note)
         resumed = start.checkpoint is not None
-        # Of a run that is over only what a kill has left undone is done: the last line of its log, say.
-        over = start.state if recipe.ended(start.state) else None
         if over is not None and not _is_newest(start.checkpoint, directory):
-            return Outcome(over, finished=True, resumed=resumed)  # what came after it, or is another run's, stays
-        if over is None:
-            write_recipe(recipe, directory)
-        states = _watched(recipe, module, directory, start)
+            return Outcome(over, finished=True, resumed=resumed)  # what came after it stays
+        if processes.count() > 1 and recipe.train_step(module).share is None:
+            raise RecipeError(
+                f"expected a recipe whose batches are divided between processes, got none in a run of "
+                f"{processes.count()}; give it wrappers=[pr.DataParallel(shards={processes.count()}), ...], or start one"
+            )
+        processes.wait()  # until all have looked at what is there, before the first of them writes
+        states = _watched(recipe, module, directory, start, overwrite=overwrite)
         del start  # or its state would live, and its memory be taken, as long as the run
-        state = _last(states, stop, over)
+        state = _last(states, processes.agreed(stop), over)
         return Outcome(state, finished=recipe.ended(state), resumed=resumed)
 
 
@@ -123,19 +128,6 @@ def test(recipe: Recipe, state: State) -> dict[str, Tensor]:
         return recipe.val_loop(module)(placed(state, fresh), recipe.test)
 
 
-def holds_run(directory: Path) -> bool:
-    """Say whether a directory holds anything of a run that could be lost: lines of a log, or checkpoints.
-
-    Raises:
-        RecipeError: it is a URL; a run writes to a local directory.
-    """
-    # A Path has made one slash of the two; on Windows a drive has a single letter.
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(directory)):
-        raise RecipeError(f"expected a local directory for the run, got {directory}; save single checkpoints to URLs")
-    log = directory / LOG
-    return (log.exists() and log.stat().st_size > 0) or bool(names(directory))
-
-
 def _start(
     recipe: Recipe,
     module: nn.Module,
@@ -152,7 +144,9 @@ def _start(
         return _told(again(recipe, step, found.path, asked=asked, state=found.content), found.rejected)
     start = anew(recipe, step, module, weights=Weights.of(weights) if weights else None)
     if resume:
-        note = f"{directory} has no checkpoint yet; starting from the beginning"
+        begun = written(directory / LOG).count(b"\n")
+        lines = f"; the {begun} lines of its log are begun anew" if begun else ""
+        note = f"{directory} has no checkpoint yet; starting from the beginning{lines}"
         return attrs.evolve(start, notes=(note, *start.notes))
     return start
 
@@ -163,14 +157,22 @@ def _told(start: Start, rejected: Sequence[str] = ()) -> Start:
     return attrs.evolve(start, notes=(*refused, f"going on from {start.checkpoint}", *start.notes))
 
 
-def _watched(recipe: Recipe, module: nn.Module, directory: Path, start: Start) -> Watched:
+def _watched(recipe: Recipe, module: nn.Module, directory: Path, start: Start, *, overwrite: bool) -> Watched:
     """Make the states of a run, with everything that watches them."""
+    states = recipe.train_loop(module, lease=True)(start.state, recipe.train)
     return watch(
-        recipe.train_loop(module, lease=True)(start.state, recipe.train),
+        states if recipe.ended(start.state) else _noted(states, recipe, directory),
         *_sinks(recipe, directory, start),
         resume=start.checkpoint,
-        overwrite=start.checkpoint is None,
+        overwrite=overwrite or start.checkpoint is None,
     )
+
+
+def _noted(states: Iterator[State], recipe: Recipe, directory: Path) -> Iterator[State]:
+    """Write the recipe down before the first state: once the sinks are open, so that the directory is the run's own."""
+    if processes.rank() == 0:
+        write_recipe(recipe, directory)
+    yield from states
 
 
 def _is_newest(checkpoint: Path | None, directory: Path) -> bool:
@@ -225,16 +227,3 @@ def threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def write_recipe(recipe: Recipe, directory: Path) -> None:
-    """Write the recipe of a run down where people look for it.
-
-    Raises:
-        RecipeError: nothing can be written there.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_text(directory / RECIPE, text(recipe))
-    except OSError as error:
-        raise RecipeError(f"{directory}: cannot be written ({error.strerror}); choose another --work-dir") from error

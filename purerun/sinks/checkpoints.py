@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import re
 import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
-from torch import Tensor
 
 from purerun.checkpoint import (
     JSON,
     Best,
     SaveError,
     Writer,
+    averages,
     bests,
     encoded,
-    last,
+    has_scheme,
     name_of,
     names,
     path_of,
+    path_of_name,
     point,
     pointers,
     prune,
@@ -30,21 +33,32 @@ from purerun.checkpoint import (
     remove,
     save,
     sweep,
+    unpoint,
 )
-from purerun.checkpoint.locate import FOLDER
+from purerun.checkpoint.error import reading
 from purerun.checkpoint.manifest import MANIFEST
 from purerun.checkpoint.retention import scores_of
 from purerun.hooks.scores import grouped, judged
-from purerun.loan import Loan, collect
-from purerun.sinks.desk import Desk, SinkError, Watcher
+from purerun.loan import collect
+from purerun.sinks.desk import Desk, SinkError, Watcher, belongs
 from purerun.sinks.due import Due, due
+from purerun.sinks.job import Job
 from purerun.sinks.sink import Sink
-from purerun.state import Draft, StaleState, State, leaves, peek, seal, unseal
+from purerun.state import StaleState, State, peek
 from purerun.valid import one_of
 
 
 class NotSaved(UserWarning):
     """A checkpoint could not be written, and the run goes on without it."""
+
+
+def _directory(given: str | os.PathLike[str]) -> Path:
+    if has_scheme(given):
+        raise ValueError(
+            f"expected a directory of this machine for the run, got {given}; give its path, and save single "
+            "checkpoints elsewhere: pr.save(state, URL)"
+        )
+    return Path(given)
 
 
 @attrs.frozen
@@ -58,14 +72,14 @@ class Checkpoint(Sink):
     when its first new state is there, as the lines of its log are.
 
     Attributes:
-        directory: of the run.
+        directory: of the run, on this machine.
         every: when to save: "1 epoch", "500 iters", "10 minutes", "last", a `When`, or several of these.
         keep: how many to keep, the newest; None for all.  The one that `last` names stays.
         best: scores whose best checkpoint is kept too, each named by `checkpoints/best_SCORE`: a state is
             saved whenever a validation of it is the best so far.  A name, a `Best`, or several.
         last: save the last state too, when the run ends, is left or fails, as far as that state is whole.
         publish: at the run's end, write plain weights beside the checkpoints, of the best one (else the last):
-            "params" for the trained weights, "ema" for their average, "" for none.
+            "params" for the trained weights, "ema" for their average, "" for none.  The file is named as the directory.
         on_error: what to do when a checkpoint cannot be written: "stop" the run with a SaveError, or "warn"
             and go on.  A last state that cannot be saved is an error in any case.
         recipe: the run as plain data, for the manifests.
@@ -74,17 +88,22 @@ class Checkpoint(Sink):
 
     keeps = True
 
-    directory: Path = attrs.field(converter=Path)
+    directory: Path = attrs.field(converter=_directory)
     every: Due = attrs.field(default="1 epoch", kw_only=True, converter=due)
     keep: int | None = attrs.field(
         default=None, kw_only=True, validator=attrs.validators.optional(attrs.validators.ge(1))
     )
     best: tuple[Best, ...] = attrs.field(default=(), kw_only=True, converter=bests)
     last: bool = attrs.field(default=True, kw_only=True)
-    publish: str = attrs.field(default="", kw_only=True)
+    publish: str = attrs.field(default="", kw_only=True, validator=attrs.validators.instance_of(str))
     on_error: Literal["stop", "warn"] = attrs.field(default="stop", kw_only=True, validator=one_of("stop", "warn"))
     recipe: JSON = attrs.field(default=None, kw_only=True, repr=False)
     changes: tuple[Mapping[str, JSON], ...] = attrs.field(default=(), kw_only=True, converter=tuple, repr=False)
+
+    @property
+    def place(self) -> Path:
+        """The directory of the run."""
+        return self.directory
 
     def open(self, desk: Desk) -> Watcher:
         """Begin to save.
@@ -94,42 +113,6 @@ class Checkpoint(Sink):
         """
         _vacate(self.directory, desk)
         return _Saving(self, desk)
-
-
-@attrs.frozen
-class _Job:
-    """One checkpoint to be written: all that it takes, and nothing that the run changes.
-
-    Attributes:
-        iter: of the state.
-        draft: the state, with nothing in its places.
-        paths: its places.
-        loan: what belongs there.
-        memory: what the sinks remember.
-        scores: those of all checkpoints, this one's too.
-    """
-
-    iter: int
-    draft: Draft
-    paths: tuple[tuple[str, ...], ...]
-    loan: Loan
-    memory: dict[str, JSON]
-    scores: dict[str, Mapping[str, Any]]
-
-    @classmethod
-    def of(cls, state: State, memory: dict[str, JSON], scores: dict[str, Mapping[str, Any]]) -> _Job:
-        """Lend a state to the thread that writes."""
-        draft = unseal(state)
-        paths, tensors = zip(*leaves(draft), strict=True)
-        for path in paths:
-            _put(draft, path, None)
-        return cls(int(state["iter"]), draft, paths, Loan(tensors), memory, scores)
-
-    def state(self) -> State:
-        """Copy the state into memory of its own; what is copied while the run is busy the run need not copy."""
-        for path, copy in zip(self.paths, self.loan.copies(), strict=True):
-            _put(self.draft, path, copy)
-        return seal(self.draft)
 
 
 class _Saving(Watcher):
@@ -168,7 +151,7 @@ class _Saving(Watcher):
 
     def recall(self, memory: JSON) -> None:
         manifest, run = self._desk.manifest, self._sink.directory
-        if manifest is not None and _inside(run, self._desk):
+        if manifest is not None and belongs(self._desk.resumed, run):
             # What lies after it is cut, as the log is: the run may come to other states now.
             here = name_of(manifest.counters["iter"])
             point(run, here)
@@ -176,8 +159,7 @@ class _Saving(Watcher):
                 remove(run, name)
                 self._scores.pop(name, None)
             sweep(run)
-            if self._sink.keep is not None or self._sink.best:
-                prune(run, self._sink.keep, self._sink.best, self._scores)
+            prune(run, self._sink.keep, self._sink.best, self._scores)
 
     def _check(self, state: State) -> None:
         self._fresh = False
@@ -186,6 +168,11 @@ class _Saving(Watcher):
         for each in self._sink.best:
             if each.metric not in known:
                 raise SinkError(f"expected best to be among the scores of this run, {known}, got {each.metric!r}")
+        weights = ["params", *averages(state)]
+        if self._sink.publish and self._sink.publish not in weights:
+            raise SinkError(
+                f"expected publish to be among the weights of this run, {weights}, got {self._sink.publish!r}"
+            )
 
     def _is_best(self, state: State) -> bool:
         tree = peek(state)
@@ -200,11 +187,11 @@ class _Saving(Watcher):
     def _hand_over(self, state: State) -> None:
         # Whatever comes of it, closing does not try the same state again.
         self._unsaved, self._clock = None, perf_counter()
-        job = _Job.of(state, self._desk.memory(), dict(self._scores))
+        job = Job.of(state, self._desk.memory(), dict(self._scores))
         self._wanted = job.iter
         self._writer.hand_over(partial(self._write, job))
 
-    def _write(self, job: _Job) -> None:
+    def _write(self, job: Job) -> None:
         """Write a checkpoint, then what points to it, and remove what is not kept; on the writer's thread."""
         sink, run, iter, state = self._sink, self._sink.directory, job.iter, job.state()
         self._desk.sync()
@@ -234,41 +221,36 @@ class _Saving(Watcher):
 
     def _publish(self) -> None:
         run = self._sink.directory
-        named = pointers(run)
-        wanted = [named[each.pointer] for each in self._sink.best if each.pointer in named] or [last(run) or ""]
+        there, named = names(run), pointers(run)
+        best = [path_of_name(run, named[each.pointer]) for each in self._sink.best if named.get(each.pointer) in there]
         weights = "" if self._sink.publish == "params" else self._sink.publish
-        publish_weights(run / FOLDER / wanted[0], run, run.resolve().name, weights)
+        publish_weights(best[0] if best else run, run, _plain(run.resolve().name), weights)
 
 
-def _put(draft: Draft, path: tuple[str, ...], leaf: Tensor | None) -> None:
-    for name in path[:-1]:
-        draft = draft[name]
-    draft[path[-1]] = leaf
+def _plain(name: str) -> str:
+    """Make a name that every file system and every shell takes as it is, of the name of a directory."""
+    plain = re.sub(r"[^\w.-]", "_", name).lstrip(".-").encode()[:150].decode(errors="ignore")  # room for what is added
+    return plain or "weights"
 
 
 def _vacate(run: Path, desk: Desk) -> None:
     """Make sure that the checkpoints in a directory are of this run."""
-    if (run / MANIFEST).exists():
-        raise SinkError(f"expected the directory of a run, but {run} is a checkpoint itself; choose another place")
+    with reading(run):
+        if (run / MANIFEST).exists():
+            raise SinkError(f"expected the directory of a run, but {run} is a checkpoint itself; choose another place")
     known = names(run)
-    if not known:
-        sweep(run)  # what a run has left that was killed in its first save
-    if not known or _inside(run, desk):
+    if known and belongs(desk.resumed, run):
         return
-    if not desk.overwrite:
+    if known and not desk.overwrite:
         raise SinkError(
             f"{run} holds the checkpoints of another run; go on with it (watch(..., resume={str(run)!r})), replace "
             "them (watch(..., overwrite=True)), or choose another place"
         )
+    for pointer in pointers(run):
+        unpoint(run, pointer)
     for name in known:
         remove(run, name)
-    for pointer in pointers(run):
-        (run / FOLDER / pointer).unlink(missing_ok=True)
-
-
-def _inside(run: Path, desk: Desk) -> bool:
-    """Say whether the run goes on from one of its own checkpoints."""
-    return desk.resumed is not None and desk.resumed.resolve().parent == (run / FOLDER).resolve()
+    sweep(run)  # what a run has left that was killed in its first save
 
 
 def _whole(state: State) -> bool:

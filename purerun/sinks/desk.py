@@ -9,11 +9,21 @@ from pathlib import Path
 import attrs
 
 from purerun.checkpoint import JSON, Manifest
+from purerun.checkpoint.layout import FOLDER
 from purerun.state import State
 
 
 class SinkError(Exception):
     """A sink cannot do what it was asked to without harm; the message says what to do."""
+
+
+def belongs(checkpoint: Path | None, run: Path) -> bool:
+    """Say whether a checkpoint is one of the run in a directory; None is of none.
+
+    >>> belongs(Path("runs/a/checkpoints/iter_00000500"), Path("runs/a")), belongs(None, Path("runs/a"))
+    (True, False)
+    """
+    return checkpoint is not None and checkpoint.resolve().parent == (run / FOLDER).resolve()
 
 
 @attrs.define

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import warnings
 from collections.abc import Mapping
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from purerun.checkpoint import JSON, SaveError, encoded
 from purerun.hooks import Every, When, every
-from purerun.sinks.desk import Desk, Watcher
-from purerun.sinks.lines import LineFile
+from purerun.population import members
+from purerun.sinks.desk import Desk, Watcher, belongs
+from purerun.sinks.lines import LineFile, begun, gone_on, marked, written
 from purerun.sinks.means import Means, hyper_names
 from purerun.sinks.pace import Pace, total
 from purerun.sinks.scores import Judged, Scores
@@ -91,15 +93,17 @@ class Log(Sink):
 
         Raises:
             SinkError: the file holds another run's log.
+            SaveError: it cannot be written.
         """
         return _Logging(self, desk)
 
 
 class _Logging(Watcher):
     def __init__(self, log: Log, desk: Desk) -> None:
-        resumed = desk.manifest is not None
         self._log, self._desk = log, desk
-        self._file = LineFile(log.path, resumed=resumed, overwrite=desk.overwrite) if log.path else None
+        # A run that goes on opens its log when there is something to write: it may be over, and its disk read-only.
+        now = log.path if desk.manifest is None else None
+        self._file = None if now is None else begun(now, overwrite=desk.overwrite)
         # Most logs ask for every n iterations, and the counter is at hand.
         when = log.every
         self._stride = when.count if isinstance(when, Every) and when == Every(when.count, "iter") else 0
@@ -136,8 +140,8 @@ class _Logging(Watcher):
                 self._file.close()
 
     def memory(self) -> JSON:
-        size = None if self._file is None else self._file.size()
-        return {"bytes": size, "means": self._means.memory(), "scores": self._scores.memory()}
+        mark = {"bytes": None} if self._file is None else attrs.asdict(self._file.mark())
+        return {**mark, "means": self._means.memory(), "scores": self._scores.memory()}
 
     def sync(self) -> None:
         if self._file is not None:
@@ -153,16 +157,24 @@ class _Logging(Watcher):
         self._fresh = False
         self._scored = "scores" in state.names() and bool(state["scores"].names())
         self._means.current = hyper_names(state)
+        self._means.members = self._scores.members = members(state)
         self._pace.begun = (self._iter - 1, self._since)
-        if self._file is not None and self._desk.manifest is not None:
-            self._file.go_on(None if self._recalled is None else self._recalled["bytes"])
+        if self._log.path is not None and self._desk.manifest is not None:
+            self._file = self._gone_on(self._log.path)
+
+    def _gone_on(self, path: Path) -> LineFile:
+        own = belongs(self._desk.resumed, path.parent)
+        return gone_on(path, marked(self._recalled), own=own, overwrite=self._desk.overwrite)
 
     def _write_missing(self, memory: Any) -> None:
         """Write the last line of a run that was killed between its last checkpoint and that line."""
-        counters = {} if self._desk.manifest is None else self._desk.manifest.counters
-        if self._file is not None and memory["means"] and not self._file.lines_after(memory["bytes"]):
-            self._file.go_on(memory["bytes"])
-            self._write("train", counters["epoch"], counters["iter"], self._means.take(), {})
+        path, mark, manifest = self._log.path, marked(memory), self._desk.manifest
+        if path is None or mark is None or manifest is None or not memory["means"]:
+            return
+        text = written(path)
+        if mark.begins(text) and b"\n" not in text[mark.bytes :]:
+            self._file = self._gone_on(path)
+            self._write("train", manifest.counters["epoch"], manifest.counters["iter"], self._means.take(), {})
 
     def _write_means(self) -> None:
         epoch, now, on = int(self._epoch), perf_counter(), _device(self._means.pending)
@@ -215,14 +227,35 @@ def readable(line: Mapping[str, JSON]) -> str:
 
     >>> readable({"mode": "train", "epoch": 1, "iter": 50, "loss": 0.25, "lr": 1e-05, "time": 0.0123, "eta": 61.0})
     'train  epoch 1  iter 50  loss 0.25  lr 1e-05  12.3 ms/iter  eta 0:01:01'
+    >>> readable({"mode": "train", "epoch": 1, "iter": 50, "loss[0]": 0.25, "loss[1]": "nan", "loss[2]": 0.125})
+    'train  epoch 1  iter 50  loss 0.125 to 0.25, nan'
     """
-    words = [f"{name} {_short(value)}" for name, value in line.items() if name not in RESERVED]
+    words = [f"{name} {value}" for name, value in _short_values(line).items()]
     words = [str(line["mode"]), f"epoch {line['epoch']}", f"iter {line['iter']}", *words]
     if isinstance(seconds := line.get("time"), float):
         words.append(f"{1000 * seconds:.3g} ms/iter")
     if isinstance(left := line.get("eta"), float):
         words.append(f"eta {clock(left)}")
     return "  ".join(words)
+
+
+def _short_values(line: Mapping[str, JSON]) -> dict[str, str]:
+    """Write the values of a line; those of the members of a population as their range."""
+    values = {name: value for name, value in line.items() if name not in RESERVED}
+    columns: dict[str, list[JSON]] = {}
+    for name, value in values.items():
+        columns.setdefault(re.sub(r"\[\d+\]$", "", name), []).append(value)
+    return {name: _range(column) for name, column in columns.items()}
+
+
+def _range(column: list[JSON]) -> str:
+    if len(column) == 1:
+        return _short(column[0])
+    # NaNs and infinities are strings here; they are not hidden by the others.
+    numbers = sorted(value for value in column if isinstance(value, int | float))
+    ends = [*dict.fromkeys(_short(value) for value in (*numbers[:1], *numbers[-1:]))]
+    odd = [*dict.fromkeys(str(value) for value in column if isinstance(value, str))]
+    return ", ".join([" to ".join(ends), *odd] if ends else odd)
 
 
 def clock(seconds: float) -> str:

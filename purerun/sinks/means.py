@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from itertools import chain
 from operator import add
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from purerun.checkpoint import JSON, encoded
+from purerun.population import names
 from purerun.state import State, leaves
 
 
@@ -25,11 +26,13 @@ class Means:
     Attributes:
         pending: reports (name -> scalar tensor) that have not been read.
         current: names of which the newest value is wanted instead of the mean.
+        members: of the population that reports; 0 for a single run.
     """
 
     def __init__(self) -> None:
         self.pending: list[Mapping[str, Any]] = []
         self.current: frozenset[str] = frozenset()
+        self.members = 0
         self._sums: dict[str, tuple[float, int]] = {}
 
     def take(self) -> dict[str, float]:
@@ -51,15 +54,17 @@ class Means:
     def _fold(self) -> None:
         for name in dict.fromkeys(chain.from_iterable(self.pending)):
             column = [report[name] for report in self.pending if name in report]
-            if not _scalar(column[0]):
-                continue
-            if name in self.current:
-                self._sums[name] = (column[-1].item(), 1)
-                continue
-            total, count = self._sums.get(name, (0.0, 0))
-            # Not sum(): from Python 3.12 on its result depends on where a sum is cut in two.
-            self._sums[name] = (reduce(add, _numbers(column), total), count + len(column))
+            for series, numbers in _series(name, column, self.members):
+                self._add(series, numbers, newest=name in self.current)
         self.pending.clear()
+
+    def _add(self, series: str, numbers: Sequence[float], *, newest: bool) -> None:
+        if newest:
+            self._sums[series] = (numbers[-1], 1)
+            return
+        total, count = self._sums.get(series, (0.0, 0))
+        # Not sum(): from Python 3.12 on its result depends on where a sum is cut in two.
+        self._sums[series] = (reduce(add, numbers, total), count + len(numbers))
 
 
 def hyper_names(state: State) -> frozenset[str]:
@@ -72,6 +77,15 @@ def hyper_names(state: State) -> frozenset[str]:
     if "hyper" not in state.names():
         return frozenset()
     return frozenset(".".join(path) for path, _ in leaves(state["hyper"], report=True))
+
+
+def _series(name: str, column: list[Tensor], members: int) -> Iterable[tuple[str, Sequence[float]]]:
+    """Read what was reported under a name; of a population, a series for each member."""
+    if _scalar(column[0]):
+        return [(name, _numbers(column))]
+    if members and isinstance(column[0], Tensor) and column[0].shape == (members,):
+        return zip(names(name, members), zip(*torch.stack(column).tolist(), strict=True), strict=True)
+    return []
 
 
 def _numbers(column: list[Tensor]) -> list[float]:

@@ -9,6 +9,7 @@ import attrs
 
 from purerun.checkpoint import JSON, encoded
 from purerun.hooks.scores import grouped
+from purerun.population import spread
 
 
 @attrs.frozen
@@ -29,11 +30,15 @@ class Scores:
 
     A validation is noticed by its counter, so that it is noticed when it gives the same scores
     again.  Scores without a counter are news when one of them has another value.
+
+    Attributes:
+        members: of the population that is judged; 0 for a single run.
     """
 
     def __init__(self) -> None:
         self._groups: dict[str, tuple[str, ...]] | None = None
         self._known: dict[str, JSON] = {}
+        self.members = 0
 
     def news(self, scores: Mapping[str, Any], iter: int) -> tuple[Judged, ...]:
         """Give the validations that have happened since the last look.
@@ -42,6 +47,7 @@ class Scores:
             scores: the entry of the state.
             iter: the iteration that it is of.
         """
+        scores = spread(scores, self.members) if self.members else scores
         if self._groups is None:
             self._groups = grouped(scores)
         news: tuple[Judged, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import attrs
@@ -24,6 +25,11 @@ class Sink(ABC):
     def label(self) -> str:
         """The name under which a checkpoint keeps its memory."""
         return type(self).__name__
+
+    @property
+    def place(self) -> Path | None:
+        """The directory that no other process may write into while this one watches; None for no such directory."""
+        return None
 
     @abstractmethod
     def open(self, desk: Desk) -> Watcher:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import count
+from pathlib import Path
 from typing import ClassVar, Protocol, TypeAlias
 
+from purerun.sinks.claim import claimed
 from purerun.sinks.desk import Desk, SinkError, Watcher
 from purerun.state import State
 
@@ -21,6 +23,10 @@ class Opens(Protocol):
     @property
     def label(self) -> str:
         """The name under which a checkpoint keeps its memory."""
+
+    @property
+    def place(self) -> Path | None:
+        """The directory that it needs for itself."""
 
     def open(self, desk: Desk) -> Watcher:
         """Begin to watch a run."""
@@ -62,6 +68,11 @@ class Watched(Iterator[State]):
 
 
 def _watched(states: Iterator[State], sinks: Sequence[Opens], desk: Desk) -> Generator[State, None, None]:
+    with claimed(place for sink in sinks if (place := sink.place) is not None):
+        yield from _passed(states, sinks, desk)
+
+
+def _passed(states: Iterator[State], sinks: Sequence[Opens], desk: Desk) -> Generator[State, None, None]:
     error: BaseException | None = None
     try:
         _open(sinks, desk)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
+from purerun import processes
 from purerun.checkpoint import find, read_manifest
 from purerun.sinks.desk import Desk
 from purerun.sinks.sink import Sink
@@ -23,6 +24,7 @@ def watch(
 ) -> Watched:
     """Let sinks watch a run: an iterator of the same states.
 
+    Where several processes train one run, only the first one's sinks watch; functions of your own are called in all.
     When it ends, is left or fails, all sinks are closed, and what went wrong passes through.
     A sink that fails while it is closed after another failure is named in a note on that one.
 
@@ -51,7 +53,7 @@ def watch(
         if not callable(sink):
             raise TypeError(f"expected a sink such as pr.sinks.Log(every=50), got {sink!r}")
         states = sink(states)
-    ours = [sink for sink in sinks if isinstance(sink, Sink)]
+    ours = [sink for sink in sinks if isinstance(sink, Sink)] if processes.rank() == 0 else []
     desk = Desk(overwrite=overwrite)
     if resume is not None:
         desk.resumed = find(resume)

@@ -55,9 +55,10 @@ class Run:
 
     def stands(self, *iterations: int) -> bool:
         """Say whether it has just these checkpoints, `last` names the last of them, and nobody is at work on any."""
-        hidden = [name for name in listed(self.folder) if name.startswith(".")]
-        at_rest = [*self.published] == [*iterations] and not hidden
-        return at_rest and self.pointers.get("last") == f"iter_{iterations[-1]:08d}\n"
+        # One look: between two, what was about to be removed is out of sight and not yet gone.
+        there = [name for name in listed(self.folder) if name.startswith((".", "iter_"))]
+        at_rest = there == [f"iter_{iteration:08d}" for iteration in iterations]
+        return at_rest and self.pointers.get("last") == f"{there[-1]}\n"
 
     def newest(self) -> int:
         """Find the iteration to which a resume goes back: that of the newest good checkpoint; 0 if there is none."""

@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.commands import Command
 from tests.faults.conftest import Start, Whole
-from tests.faults.runs import Run
+from tests.faults.runs import Run, listed
 
 WARN = ("--set", "on_save_error=warn")
 MB = 2**20  # bytes; a state has four
@@ -68,6 +68,34 @@ def test_no_state_can_be_written(start: Start, whole: Whole, tmp_path: Path, lar
     assert {} == run.published
     assert set() == run.unfinished
     whole.same(run, start("--resume"))
+
+
+def test_the_recipe_cannot_be_written(start: Start, tmp_path: Path):
+    """A limit below its size: it is a disk that refuses, no mistake."""
+    failed(start(largest=100), "recipe.toml", "cannot be written")
+
+    assert ["log.jsonl"] == listed(tmp_path / "run")
+
+
+def test_a_directory_that_cannot_be_written(start: Start, tmp_path: Path):
+    """Read-only from the beginning."""
+    (tmp_path / "run").mkdir(mode=0o555)
+    failed(start(obedient=True), "log.jsonl", "Permission denied")
+
+    assert [] == listed(tmp_path / "run")
+
+
+def test_a_run_that_is_over_needs_no_disk(start: Start, tmp_path: Path):
+    """Read-only afterwards: gone on with, it has nothing to do, and prints its result again."""
+    run = Run(tmp_path / "run")
+    first = start("--set", "epochs=1")
+    ended = first.code, first.out
+    for path in (run.directory / "log.jsonl", run.directory / "recipe.toml", run.folder, run.directory):
+        path.chmod(0o555)
+    second = start("--resume", "--set", "epochs=1", obedient=True)
+
+    assert 0 == ended[0]
+    assert ended == (second.code, second.out), second.err
 
 
 def test_no_line_of_the_log_can_be_written(start: Start, tmp_path: Path):

@@ -7,6 +7,7 @@ is exact: in each iteration, and before each change of the disk that a save make
 from __future__ import annotations
 
 import shutil
+import signal
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -16,6 +17,7 @@ import pytest
 from tests.faults.chain import Chain
 from tests.faults.conftest import Start, Whole
 from tests.faults.moments import drawn, saving
+from tests.faults.runs import Run
 
 KILLS, INSIDE = 20, 5  # in one test: so many, and so many of these inside of a save at least
 LINKS = 8  # kills in a chain, at most
@@ -73,11 +75,16 @@ def test_a_run_killed_before_each_change_of_the_disk(start: Start, whole: Whole,
 
 
 def test_a_run_killed_before_each_change_of_the_disk_at_its_end(start: Start, whole: Whole, tmp_path: Path):
-    """The last state, the last line of the log, the last removals."""
-    assert Chain(start, whole, tmp_path).strike(env={"DIE_AT": "45"})
+    """The last state, the last line of the log, the last removals: all else is on the disk before."""
+    run = Run(tmp_path / "run")
+    last = start(env={"HOLD_AT": "45"})
+    last.held()
+    assert last.until(lambda: run.stands(8, 40, 42, 44))
+    last.send(signal.SIGKILL)
+    assert -signal.SIGKILL == last.code
     for step in count(1):
         chain = Chain(start, whole, tmp_path / f"step_{step}")
-        shutil.copytree(tmp_path / "run", chain.folder / "run")
+        shutil.copytree(run.directory, chain.folder / "run")
         died = chain.strike(env={"DIE_AT": "45", "DIE_STEP": str(step)})
         chain.finish()
         if not died:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import purerun as pr
+from purerun.checkpoint import SaveError
 from purerun.sinks import SinkError
 from purerun.sinks.lines import LostLines
 from purerun.sinks.means import Means
@@ -283,6 +284,90 @@ def test_lost_lines_are_told(kept, tmp_path):
 
     modes = [line["iter"] for line in runs.lines(path)]
     assert 12 == modes[-1]
+
+
+def test_a_log_that_was_changed_is_told(tmp_path):
+    """Its whole lines stay, as far as the checkpoint knows of it."""
+    runs.drain(pr.watch(runs.states(iters=10), log(tmp_path), pr.sinks.Checkpoint(tmp_path)))
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"val"', b'"other"'))
+    with pytest.warns(LostLines, match=r"log\.jsonl: expected \d+ bytes of log, found others"):
+        resumed(tmp_path, "3 iters")
+
+    told = runs.lines(path)
+    assert (["other", 0], ["train", 12]) == tuple([line["mode"], line["iter"]] for line in (told[0], told[-1]))
+
+
+def elsewhere(folder, at, *sinks):
+    """Go on from a checkpoint of the run in `folder/run`, but with a log in `folder/new`."""
+    return pr.watch(runs.states(pr.load(at)), log(folder / "new"), *sinks, resume=at)
+
+
+def test_the_log_of_a_run_that_goes_on_elsewhere_begins_there(tmp_path):
+    """How long it was before says nothing of the new file: lines that are there are neither cut nor added to."""
+    run, new = tmp_path / "run", tmp_path / "new" / "log.jsonl"
+    runs.drain(pr.watch(runs.states(), log(run), pr.sinks.Checkpoint(run, every="3 iters")))
+    at = pr.checkpoint.path_of(run, 6)
+    runs.drain(elsewhere(tmp_path, at))
+    assert [8, 10, 12, 12] == [line["iter"] for line in runs.lines(new)]
+
+    before = new.read_bytes() * 9
+    new.write_bytes(before)
+    with pytest.raises(SinkError, match=r"log\.jsonl holds the log of another run"):
+        next(elsewhere(tmp_path, at))
+    runs.drain(pr.watch(runs.states(), log(tmp_path / "c"), pr.sinks.Checkpoint(tmp_path / "c", every="7 iters")))
+    over = pr.checkpoint.path_of(tmp_path / "c", 12)
+    assert [] == list(pr.watch(iter(()), log(tmp_path / "new"), resume=over))
+    assert before == new.read_bytes()
+
+
+def test_a_log_may_lie_far_from_its_checkpoints(whole, tmp_path):
+    """It is known by its own bytes, wherever it is."""
+    sinks = log(tmp_path / "new"), pr.sinks.Checkpoint(tmp_path / "run", every="3 iters")
+    watched = pr.watch(runs.states(), *sinks)
+    for _ in range(7):
+        next(watched)
+    watched.close()
+    at = pr.checkpoint.path_of(tmp_path / "run", 6)
+    runs.drain(elsewhere(tmp_path, at, pr.sinks.Checkpoint(tmp_path / "run", every="3 iters")))
+
+    assert whole[0] == runs.lines(tmp_path / "new" / "log.jsonl")
+
+
+def test_a_checkpoint_that_knows_only_the_length_of_the_log(whole, tmp_path):
+    """As they were written before: in the directory of the run that is enough, elsewhere it is not."""
+    watched = pr.watch(runs.states(), log(tmp_path), pr.sinks.Checkpoint(tmp_path, every="last"))
+    for _ in range(7):
+        next(watched)
+    watched.close()
+    known, state = pr.checkpoint.read_manifest(pr.checkpoint.path_of(tmp_path, 7)), pr.load(tmp_path)
+    memory = {"Log log.jsonl": {x: y for x, y in known.memory["Log log.jsonl"].items() if x != "sha256"}}
+    pr.save(state, pr.checkpoint.path_of(tmp_path, 7), memory=memory)
+    shutil.copytree(tmp_path / "checkpoints", tmp_path / "far" / "checkpoints")
+    with pytest.raises(SinkError, match="another run"):
+        next(pr.watch(runs.states(state), log(tmp_path), resume=tmp_path / "far"))
+    runs.drain(pr.watch(runs.states(state), log(tmp_path), resume=tmp_path))
+
+    assert whole[0] == runs.lines(tmp_path / "log.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "kind"),
+    [
+        (lambda path: path.mkdir(), SinkError),
+        (lambda path: path.symlink_to(path.parent / "nowhere" / "log.jsonl"), SaveError),
+        (lambda path: path.symlink_to(path), SaveError),
+    ],
+    ids=["folder", "dangling", "circle"],
+)
+def test_what_is_no_file_is_told(blocks, kind, tmp_path):
+    """In a line, whether the run begins or goes on: what is in the way is a mistake, a disk that refuses is none."""
+    runs.drain(pr.watch(runs.states(iters=4), pr.sinks.Checkpoint(tmp_path)))
+    blocks(tmp_path / "log.jsonl")
+    with pytest.raises(kind, match=r"log\.jsonl: .*; (free space or )?choose another place"):
+        next(pr.watch(runs.states(), log(tmp_path)))
+    with pytest.raises(kind, match=r"log\.jsonl: .*; (free space or )?choose another place"):
+        next(pr.watch(runs.states(pr.load(tmp_path)), log(tmp_path), resume=tmp_path))
 
 
 def test_hyper_parameters_of_named_steps_are_known_by_their_names(tmp_path):

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
+import torch
 
 import purerun as pr
-from purerun.checkpoint import SaveError, last, name_of, names, path_of, pointers, read_manifest
+from purerun.checkpoint import (
+    CheckpointError,
+    NotRemoved,
+    SaveError,
+    last,
+    name_of,
+    names,
+    path_of,
+    pointers,
+    read_manifest,
+    read_weights,
+    remove,
+)
 from purerun.hooks import Every
 from purerun.sinks.checkpoints import NotSaved
 from tests.sinks import runs
@@ -212,6 +226,116 @@ def test_an_unknown_score_is_refused_at_the_first_state(tmp_path):
     """With the scores that there are."""
     with pytest.raises(pr.sinks.SinkError, match=r"best to be among .*'accuracy'.*, got 'top5'"):
         next(pr.watch(judged(), Checkpoint(tmp_path, best="top5")))
+
+
+def test_a_checkpoint_that_only_a_stop_has_made_counts_among_the_newest(tmp_path):
+    """So the one before it goes earlier than in a run that was never stopped, and it goes itself in its turn."""
+    sink = Checkpoint(tmp_path, every="2 iters", keep=2)
+    for state in pr.watch(judged(), sink):
+        if int(state["iter"]) == 5:
+            break
+    assert [4, 5] == saved(tmp_path)
+
+    for end, expected in ((6, [5, 6]), (8, [6, 8])):
+        state = runs.drain(pr.watch(judged(pr.load(tmp_path), iters=end), sink, resume=tmp_path))
+        assert expected == saved(tmp_path)
+    assert pr.digest(runs.drain(judged())) == pr.digest(state)
+
+
+@pytest.mark.parametrize("given", [None, "accuracy"])
+def test_what_is_given_up_is_not_pointed_to(tmp_path, given):
+    """A run that goes on from before its best one has no best one until there is one again, whatever is asked for."""
+    runs.drain(pr.watch(judged(iters=4), Checkpoint(tmp_path, every="1 iters", best="accuracy")))
+    assert {"best_accuracy": 2} == best(tmp_path)
+    start, blank = path_of(tmp_path, 1), read_manifest(path_of(tmp_path, 1)).scores
+    pr.save(pr.load(start).replace(scores={"iter": -1}), start)  # as if it had never been judged
+    assert blank
+    assert not read_manifest(start).scores
+
+    sink = Checkpoint(tmp_path, every="9 iters", best=given or ())
+    watched = pr.watch(runs.states(pr.load(start), iters=3, hooks=[Judge(every="9 iters")]), sink, resume=start)
+    next(watched)
+    assert ([1], {}) == (saved(tmp_path), best(tmp_path))
+    watched.close()
+
+
+def test_a_fork_inside_a_checkpoint_is_not_removed(tmp_path):
+    """The run goes on past it, and says so; what is to be given up with it, or replaced, is refused at the start."""
+    run, every = tmp_path / "run", {"every": "1 iters", "keep": 1}
+    runs.drain(pr.watch(runs.states(iters=2), Checkpoint(run, every="1 iters")))
+    fork = path_of(run, 1) / "fork"
+    runs.drain(pr.watch(runs.states(iters=1), Checkpoint(fork)))
+    with pytest.warns(NotRemoved, match="00000001: not removed, since it holds fork beside a checkpoint; move that"):
+        runs.drain(pr.watch(runs.states(pr.load(run), iters=4), Checkpoint(run, **every), resume=run))
+    assert ([1, 4], [1]) == (saved(run), saved(fork))
+
+    with pytest.raises(CheckpointError, match="00000001: not removed, since it holds fork"):
+        next(pr.watch(runs.states(), Checkpoint(run), overwrite=True))
+    assert [1] == saved(fork)
+
+
+@pytest.mark.parametrize("publish", ["ema", "optim", "buffers", "best", "../x"])
+def test_weights_that_a_run_does_not_have_are_refused_at_the_first_state(tmp_path, publish):
+    """With those that there are; not hours later."""
+    with pytest.raises(pr.sinks.SinkError, match=rf"publish to be among the weights .*\['params'\], got '{publish}'"):
+        next(pr.watch(runs.states(), Checkpoint(tmp_path, publish=publish)))
+
+
+def averaged(iters=2):
+    step = pr.wrap(runs.step(), pr.EMA(0.5))
+    return pr.TrainLoop(step, iters=iters)(step.init(seed=0), runs.loader())
+
+
+@pytest.mark.parametrize("publish", ["params", "ema"])
+def test_the_weights_of_a_run_are_published(tmp_path, publish):
+    """The trained ones, or their average; of the last state, where none is the best."""
+    state = runs.drain(pr.watch(averaged(), Checkpoint(tmp_path / "net", publish=publish)))
+    (file,) = (tmp_path / "net").glob("net-*.safetensors")
+    expected = state["params"] if publish == "params" else state["ema", "params"]
+    found = read_weights(file)
+
+    assert set(expected.names()) == set(found)
+    assert all(torch.equal(expected[name], found[name]) for name in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "begin"),
+    [
+        ("my run", "my_run-"),
+        ("..run", "run-"),
+        ("a:b*c?\n", "a_b_c__-"),
+        ("-net", "net-"),
+        ("--", "weights-"),
+        ("h\u00e9", "h\u00e9-"),
+        ("n" * 255, "n" * 150 + "-"),
+        ("\u00e9" * 127, "\u00e9" * 75 + "-"),
+    ],
+)
+def test_weights_are_published_under_a_plain_name(tmp_path, name, begin):
+    """Whatever the directory of the run is called."""
+    runs.drain(pr.watch(runs.states(iters=1), Checkpoint(tmp_path / name, publish="params")))
+
+    assert [begin] == [file.name[:-20] for file in (tmp_path / name).glob("*.safetensors")]
+
+
+def test_a_best_checkpoint_that_is_gone_is_not_published(tmp_path):
+    """A pointer to nothing is passed over: the last state's weights are."""
+    sink = Checkpoint(tmp_path, every="1 iters", best="accuracy", last=False, publish="params")
+    watched = pr.watch(judged(iters=4), sink)
+    for state in watched:
+        if int(state["iter"]) == 4:
+            runs.written(tmp_path, 4)
+            remove(tmp_path, name_of(2))
+    (file,) = tmp_path.glob("*.safetensors")
+
+    assert all(torch.equal(state["params"][name], leaf) for name, leaf in read_weights(file).items())
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a", "memory://a", "file:///runs/a", Path("s3://bucket/a")])
+def test_a_run_is_kept_on_this_machine(url):
+    """A URL is refused at once, with what does work."""
+    with pytest.raises(ValueError, match=r"expected a directory of this machine .*:/.*; give its path, .*pr\.save\(st"):
+        Checkpoint(url)
 
 
 def test_a_clock_may_ask_for_checkpoints(tmp_path, monkeypatch):
