@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from purerun.optim.adam import AdamW as AdamW
     from purerun.optim.chaining import Chain as Chain
     from purerun.optim.chaining import chain as chain
+    from purerun.optim.clip import ClipAdaptive as ClipAdaptive
     from purerun.optim.clip import ClipNorm as ClipNorm
     from purerun.optim.clip import ClipValue as ClipValue
     from purerun.optim.groups import Group as Group
     from purerun.optim.groups import GroupError as GroupError
     from purerun.optim.groups import partition as partition
     from purerun.optim.groups import strict as strict
+    from purerun.optim.layers import layer_decay as layer_decay
     from purerun.optim.match import Kind as Kind
     from purerun.optim.match import Match as Match
     from purerun.optim.match import Name as Name
@@ -49,6 +51,7 @@ _WORDS = {
     "Applied": "transform",
     "Bucket": "optimizer",
     "Chain": "chaining",
+    "ClipAdaptive": "clip",
     "ClipNorm": "clip",
     "ClipValue": "clip",
     "Closure": "optimizer",
@@ -71,6 +74,7 @@ _WORDS = {
     "Where": "match",
     "chain": "chaining",
     "inspect": "match",
+    "layer_decay": "layers",
     "paramwise": "openmmlab",
     "partition": "groups",
     "split": "sharing",

@@ -25,6 +25,10 @@ Report: TypeAlias = dict[str, Tensor]
 """What an update measured, for the reader: name -> 0-d tensor."""
 
 
+class Untraceable(TypeError):
+    """An optimizer has only its kernel: nothing to map, differentiate or compile."""
+
+
 class Bucket(NamedTuple, Generic[Value_co]):
     """Parameters that one kernel call updates together: they share hyper-parameters, dtype and device."""
 
@@ -111,9 +115,9 @@ class Optimizer(ABC):
         Hyper-parameters may be numbers or 0-d tensors.
 
         Raises:
-            TypeError: there is no differentiable form of this optimizer.
+            Untraceable: there is no differentiable form of this optimizer.
         """
-        raise TypeError(
+        raise Untraceable(
             f"{type(self).__name__} has no form to map or differentiate; with engine='func' use SGD, Adam, AdamW, "
             "Adagrad or RMSprop"
         )

@@ -14,6 +14,7 @@ from torch.optim import sgd
 from purerun.optim import tracing
 from purerun.optim.layout import aligned, settle
 from purerun.optim.optimizer import (
+    Bucket,
     Buckets,
     Closure,
     Hyper,
@@ -142,26 +143,39 @@ class SGD(Optimizer):
         report: Report | None = None,
     ) -> tuple[dict[str, Tensor], Slots]:
         """Make the parameters and slots after one update, out of place."""
+        # Once a bucket, not once a parameter: under `vmap` a number costs as much as a matrix.
+        ready = [Bucket(names, _ready(hyper, params[names[0]])) for names, hyper in buckets]
         if not slots:
-            return tracing.each(self._plain, params, grads, {}, buckets, pairs=False)
-        formula = partial(self._moving, slots["step"] == 0)
+            return tracing.each(self._plain, params, grads, {}, ready, pairs=False)
+        formula = partial(self._moving, tracing.settled(slots["step"] == 0))
         kept = {"momentum_buffer": slots["momentum_buffer"]}
-        new, after = tracing.each(formula, params, grads, kept, buckets, pairs=False)
+        new, after = tracing.each(formula, params, grads, kept, ready, pairs=False)
         moved = reduce(or_, [hyper["momentum"] != 0 for _, hyper in buckets])
         return new, {"step": slots["step"] + moved, **after}
 
     def _plain(self, hyper: Hyper, param: Tensor, grad: Tensor) -> tuple[Tensor]:
         grad = tracing.decayed(-grad if self.maximize else grad, param, hyper["weight_decay"])
-        return (tracing.plus(param, grad, -hyper["lr"]),)
+        return (tracing.plus(param, grad, hyper["down"]),)
 
     def _moving(
-        self, first: Tensor, hyper: Hyper, param: Tensor, grad: Tensor, buffer: Tensor
+        self, first: bool | Tensor, hyper: Hyper, param: Tensor, grad: Tensor, buffer: Tensor
     ) -> tuple[Tensor, Tensor]:
         grad = tracing.decayed(-grad if self.maximize else grad, param, hyper["weight_decay"])
-        momentum = hyper["momentum"]
-        damped = tracing.plus(tracing.times(buffer, momentum), grad, 1 - hyper["dampening"])
+        momentum, moves = hyper["momentum"], hyper["moves"]
+        damped = tracing.plus(tracing.times(buffer, momentum), grad, hyper["undamped"])
         # Not torch's own first step, which detaches the gradient: nothing could be differentiated through it.
-        new = torch.where(first.to(grad.device), grad, damped)
+        new = tracing.where(first, grad, damped)
         ahead = tracing.plus(grad, new, momentum) if self.nesterov else new
-        direction = tracing.unless_zero(momentum, ahead, grad)
-        return tracing.plus(param, direction, -hyper["lr"]), tracing.unless_zero(momentum, new, buffer)
+        direction = tracing.where(moves, ahead, grad)
+        return tracing.plus(param, direction, hyper["down"]), tracing.where(moves, new, buffer)
+
+
+def _ready(hyper: Hyper, like: Tensor) -> Hyper:
+    """Work out the numbers of an update in the dtype and on the device of its parameters."""
+    return {
+        "weight_decay": tracing.cast(hyper["weight_decay"], like),
+        "momentum": tracing.cast(hyper["momentum"], like),
+        "moves": tracing.settled(hyper["momentum"] != 0),
+        "undamped": tracing.cast(1 - hyper["dampening"], like),
+        "down": tracing.cast(-hyper["lr"], like),
+    }

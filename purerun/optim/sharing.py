@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import attrs
+import torch
 from torch import Tensor
 
 from purerun.optim.fixed import Ordered
@@ -15,6 +16,8 @@ from purerun.optim.memo import Memo
 from purerun.optim.optimizer import Bucket, Buckets, Closure, Optimizer, Params, Report, Slots, TracedBuckets
 
 Number = TypeVar("Number", bound=float | Tensor)
+ACTIVE = "active"
+"""The hyper-parameter by which a share is frozen: 0, or any other number."""
 Deal: TypeAlias = tuple[int, tuple[str, ...]]
 """The place of a bucket, and the names in it that belong to a share."""
 
@@ -58,7 +61,10 @@ def _shares(given: Mapping[str, Any]) -> Ordered[Share]:
 class Split(Optimizer):
     """Several optimizers; a parameter belongs to the first whose match means it.
 
-    Slots and hyper-parameters lie under the name of their share: `rest.lr`.
+    Slots and hyper-parameters lie under the name of their share: `rest.lr`.  Each share has one more, `active`:
+    while that is 0 its parameters are frozen, and so are its slots, as if the share were not there.  A schedule
+    of it freezes and unfreezes: `pr.schedule.Freeze(end=3, param="backbone.active")` trains the backbone from
+    the fourth epoch on.
 
     Attributes:
         shares: name -> share.
@@ -76,7 +82,7 @@ class Split(Optimizer):
         return {
             f"{name}.{key}": value
             for name, share in self.shares.items()
-            for key, value in share.optimizer.hyper().items()
+            for key, value in {**share.optimizer.hyper(), ACTIVE: 1.0}.items()
         }
 
     def init(self, params: Params) -> Slots:
@@ -105,7 +111,8 @@ class Split(Optimizer):
     ) -> None:
         """Write the update of each share in place."""
         for name, own in self._dealt(params, buckets).items():
-            self.shares[name].optimizer.write(params, grads, slots.get(name, {}), own, report=report)
+            if self._active(name, buckets):
+                self.shares[name].optimizer.write(params, grads, slots.get(name, {}), own, report=report)
 
     def trace(
         self,
@@ -120,10 +127,14 @@ class Split(Optimizer):
         moved: dict[str, Tensor] = {}
         after: Slots = {}
         for name, own in self._dealt(params, buckets).items():
-            new, inner = self.shares[name].optimizer.trace(params, grads, slots.get(name, {}), own, report=report)
-            moved |= new
-            after |= {name: inner} if inner else {}
+            active, before = self._active(name, buckets), slots.get(name, {})
+            new, inner = self.shares[name].optimizer.trace(params, grads, before, own, report=report)
+            moved |= _chosen(active, new, params)
+            after |= {name: _chosen(active, inner, before)} if inner else {}
         return moved, after
+
+    def _active(self, name: str, buckets: Sequence[Bucket[Number]]) -> Number:
+        return buckets[0].hyper[f"{name}.{ACTIVE}"]
 
     def _owners(self, params: Params) -> dict[str, str]:
         owners = {}
@@ -151,6 +162,18 @@ class Split(Optimizer):
             deal = [(place, names) for place, names in enumerate(own) if names]
             deals |= {name: (list(share.optimizer.hyper()), deal)} if deal else {}
         return deals
+
+
+def _chosen(active: float | Tensor, new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the new tensors where a share is active, and else the old ones."""
+    if not isinstance(active, Tensor):
+        return {name: value if active else old[name] for name, value in new.items()}
+    return {
+        name: _chosen(active, value, old[name])
+        if isinstance(value, dict)
+        else torch.where(active.to(value.device) != 0, value, old[name])
+        for name, value in new.items()
+    }
 
 
 Given: TypeAlias = Optimizer | tuple[Any, Optimizer]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from purerun.bind import is_abstract
 from purerun.optim.optimizer import Hyper, Params, Slots, TracedBuckets
 
 Formula = Callable[..., tuple[Tensor, ...]]
@@ -59,7 +60,12 @@ def cast(value: float | Tensor, like: Tensor) -> float | Tensor:
     `vmap` keeps the dtype of some 0-d operands: without this a float64 learning rate would
     make float64 parameters.
     """
-    return value.to(like) if isinstance(value, Tensor) else value
+    return _brought(value, like) if isinstance(value, Tensor) else value
+
+
+def _brought(value: Tensor, like: Tensor) -> Tensor:
+    # Under a transform even a `to` with nothing to do costs as much as an addition.
+    return value if value.dtype == like.dtype and value.device == like.device else value.to(like)
 
 
 def times(x: Tensor, scale: float | Tensor) -> Tensor:
@@ -73,7 +79,7 @@ def plus(x: Tensor, y: Tensor, scale: float | Tensor) -> Tensor:
     >>> plus(torch.ones(2), torch.ones(2), torch.tensor(0.5, dtype=torch.float64))
     tensor([1.5000, 1.5000])
     """
-    return torch.addcmul(x, y, scale.to(x)) if isinstance(scale, Tensor) else x.add(y, alpha=scale)
+    return torch.addcmul(x, y, _brought(scale, x)) if isinstance(scale, Tensor) else x.add(y, alpha=scale)
 
 
 def plus_ratio(x: Tensor, a: Tensor, b: Tensor, scale: float | Tensor) -> Tensor:
@@ -87,9 +93,31 @@ def unless_zero(scale: float | Tensor, moved: Tensor, still: Tensor) -> Tensor:
     >>> unless_zero(0.0, torch.ones(2), torch.zeros(2))
     tensor([0., 0.])
     """
-    if isinstance(scale, Tensor):
-        return torch.where((scale != 0).to(moved.device), moved, still)
-    return moved if scale != 0 else still
+    return where(settled(scale != 0), moved, still)
+
+
+def where(condition: float | Tensor, moved: Tensor, still: Tensor) -> Tensor:
+    """Choose `moved` where a condition holds, and `still` elsewhere; see `settled`."""
+    if isinstance(condition, Tensor):
+        return torch.where(condition.to(moved.device), moved, still)
+    return moved if condition else still
+
+
+def settled(condition: bool | Tensor) -> bool | Tensor:
+    """Say a condition outright where it can be looked at and is the same for whatever is mapped over.
+
+    To choose between two whole tensors costs much more than to compute either.
+
+    >>> settled(torch.tensor([True, True])), settled(torch.tensor([True, False]))
+    (True, tensor([ True, False]))
+    """
+    values = condition
+    while isinstance(values, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(values):
+        values = torch._C._functorch.get_unwrapped(values)
+    if not isinstance(values, Tensor) or is_abstract(values) or not values.is_cpu:
+        return condition
+    found = set(values.flatten().tolist())
+    return found.pop() if len(found) == 1 else condition
 
 
 def mean(x: Tensor, y: Tensor, keep: float | Tensor) -> Tensor:

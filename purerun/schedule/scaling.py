@@ -1,4 +1,4 @@
-"""The schedules that only multiply: constant, linear, geometric, steps, exponential, inverse, cyclic.
+"""The schedules that only multiply: constant, freeze, linear, geometric, steps, exponential, inverse, cyclic.
 
 Each row of this table is a class with one formula: `shape(s)`, by what the value is multiplied at own
 step `s`, or for the decays `count(s)`, how many times `gamma` has been applied by then.  They commute:
@@ -16,6 +16,7 @@ import attrs
 from purerun import valid
 from purerun.schedule.window import (
     ANNEAL,
+    FOREVER,
     STEPS,
     Move,
     Schedule,
@@ -91,6 +92,27 @@ class Constant(Scaling):
     def shape(self, s: int) -> float:
         """Return the factor until the last step; a window of one step has no last step to end it."""
         return self.factor if s < self.last or s == 0 else 1.0
+
+
+@attrs.frozen(cache_hash=True)
+class Freeze(Scaling):
+    """Multiply by 0 from `begin` until before `end`, and by 1 before and after.
+
+    Meant for the hyper-parameter `active` of a share of the parameters (`pr.optim.split`): at 0 these parameters
+    and the optimizer's slots for them stay as they are.  Several of them freeze several times.
+
+    >>> [Freeze(begin=1, end=3, param="backbone.active").at(step).scale for step in range(5)]
+    [1.0, 0.0, 0.0, 1.0, 1.0]
+    """
+
+    @property
+    def stop(self) -> int:
+        """Never: what was frozen is freed again at `end`, which is a move too."""
+        return FOREVER
+
+    def shape(self, s: int) -> float:
+        """Return 0 in the window."""
+        return 0.0 if self.end is None or s < self.end - self.begin else 1.0
 
 
 @attrs.frozen(cache_hash=True)

@@ -11,7 +11,19 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-from purerun.optim import SGD, Adam, Applied, Bucket, ClipNorm, ClipValue, Group, Torch, Transform, chain
+from purerun.optim import (
+    SGD,
+    Adam,
+    Applied,
+    Bucket,
+    ClipAdaptive,
+    ClipNorm,
+    ClipValue,
+    Group,
+    Torch,
+    Transform,
+    chain,
+)
 
 shapes = st.lists(st.lists(st.integers(0, 5), max_size=3).map(tuple), min_size=1, max_size=5)
 dtypes = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.complex64])
@@ -85,6 +97,36 @@ def test_traced_form_equals_the_other(clip):
     torch.testing.assert_close(numbers.grads, expected.grads, rtol=1e-14, atol=0)
     torch.testing.assert_close(tensors.grads, expected.grads, rtol=1e-14, atol=0)
     torch.testing.assert_close(tensors.report, expected.report, rtol=1e-14, atol=0)
+
+
+def test_an_adaptive_clip_is_by_units():
+    """Rows of a weight, all that belongs to one output of a convolution, a whole vector: by hand, in both forms."""
+    params = {"w": torch.tensor([[3.0, 4.0], [0.0, 0.0]]), "k": torch.ones(2, 1, 2, 2), "b": torch.tensor([0.6, 0.8])}
+    grads = {"w": torch.tensor([[0.0, 2.0], [3.0, 4.0]]), "k": torch.ones(2, 1, 2, 2), "b": torch.tensor([0.0, 1.0])}
+    grads["k"][1] *= 0.01
+    clip = ClipAdaptive(0.1, eps=0.5)
+    expected = {
+        "w": torch.tensor([[0.0, 0.5], [0.03, 0.04]]),
+        "k": torch.tensor([0.1, 0.01]).reshape(2, 1, 1, 1).expand(2, 1, 2, 2),
+        "b": torch.tensor([0.0, 0.1]),
+    }
+    for traced in (False, True):
+        done = clip.apply(params, grads, {}, clip.hyper(), traced=traced)
+        torch.testing.assert_close(done.grads, expected)
+    skipping = ClipAdaptive(0.1, eps=0.5, skip=("k", "b*")).apply(params, grads, {}, clip.hyper(), traced=False)
+
+    assert [True, True] == [skipping.grads[name] is grads[name] for name in ("k", "b")]
+    torch.testing.assert_close(skipping.grads["w"], expected["w"])
+
+
+def test_an_adaptive_clip_of_nothing():
+    """A gradient of zero stays; a bad one stays bad, for others to see."""
+    clip, params = ClipAdaptive(0.1), {"a": torch.ones(2), "b": torch.ones(2)}
+    grads = {"a": torch.zeros(2), "b": torch.tensor([1.0, math.inf])}
+    done = clip.apply(params, grads, {}, clip.hyper(), traced=False)
+
+    assert [0.0, 0.0] == done.grads["a"].tolist()
+    assert not done.grads["b"].isfinite().all()
 
 
 def test_not_a_number():

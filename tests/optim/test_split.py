@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
+import purerun as pr
 from purerun.optim import (
     SGD,
     Adagrad,
@@ -124,3 +127,41 @@ def test_is_a_value():
     assert split(x=("w*", a), y=b) == Split({"x": ("w*", a), "y": b})
     assert split(x=("w*", a), y=b) != split(y=b, x=("w*", a))
     assert hash(split(x=("w*", a), y=b)) == hash(split(x=("w*", a), y=b))
+
+
+FROZEN = pr.schedule.Freeze(begin=2, end=4, by="iter", param="body.active")
+
+
+@pytest.mark.parametrize("engine", ["autograd", "func"])
+@pytest.mark.parametrize("optimizer", [SGD(lr=0.1, momentum=0.9), AdamW(lr=0.1)], ids=["sgd", "adamw"])
+def test_a_frozen_share_is_as_if_it_were_not_there(engine, optimizer):
+    """Frozen for two iterations of seven: it ends where an optimizer ends that was called for the other five."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    x = torch.randn(6, 3, dtype=torch.float64)
+    both = split(body=("0.*", optimizer), rest=optimizer)
+    step = pr.TrainStep(model, lambda m, x: m(x).square().mean(), both, schedule=FROZEN, engine=engine)
+    kinds = {SGD: (torch.optim.SGD, {"momentum": 0.9}), AdamW: (torch.optim.AdamW, {"weight_decay": 0.01})}
+    make, options = kinds[type(optimizer)]
+    twin = copy.deepcopy(model)
+    body, rest = (make(part.parameters(), lr=0.1, **options) for part in (twin[0], twin[2]))
+    state = step.init()
+    for turn in range(7):
+        state = step(state, x)
+        twin.zero_grad()
+        twin(x).square().mean().backward()
+        rest.step()
+        if turn not in (2, 3):
+            body.step()
+
+        assert float(turn not in (2, 3)) == state["metrics", "body.active"].item()
+        for name, param in twin.named_parameters():
+            assert torch.allclose(param, state["params", name], rtol=1e-9, atol=1e-11), (turn, name)
+
+
+def test_a_share_may_be_frozen_several_times():
+    """The windows of several schedules."""
+    schedule = [FROZEN, pr.schedule.Freeze(begin=6, by="iter", param="body.active")]
+    plan = pr.schedule.Plan(tuple(schedule))
+
+    assert [1, 1, 0, 0, 1, 1, 0, 0] == [plan(0, iter)["body.active"].scale for iter in range(8)]
