@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -71,6 +72,73 @@ def move(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, list | tuple):
         return type(batch)(move(value, device) for value in batch)
     return batch
+
+
+def cut(batch: Any, count: int) -> list[Any]:
+    """Cut a batch into `count` runs of successive samples, as `torch.tensor_split` does: the first ones are larger.
+
+    Tensors are cut along their first dimension (views, not copies), and so is a list of as many items as there
+    are samples; dicts, tuples and other lists are gone into.  What has no dimension belongs to every part.  Of
+    fewer samples than parts, the last parts are empty.
+
+    >>> [part["label"].tolist() for part in cut({"label": torch.arange(5), "name": [*"abcde"]}, 2)]
+    [[0, 1, 2], [3, 4]]
+    >>> [part["name"] for part in cut({"label": torch.arange(2), "name": ["a", "b"]}, 3)]
+    [['a'], ['b'], []]
+
+    Raises:
+        BatchError: something in it has another number of samples, or may be cut in two ways.
+    """
+    samples = size(batch)
+    least, larger = divmod(samples, count)
+    ends = [least * place + min(place, larger) for place in range(count + 1)]
+    spans = [slice(*span) for span in pairwise(ends)]
+    # A list at the top holds the entries of a batch (the input, the target), whatever its length.
+    if isinstance(batch, list) and next(leaves(batch), None) is not None:
+        return [list(part) for part in _cut(tuple(batch), spans, samples)]
+    return _cut(batch, spans, samples)
+
+
+def _cut(batch: Any, spans: list[slice], samples: int) -> list[Any]:
+    if isinstance(batch, Tensor) and batch.ndim:
+        _fits(batch, samples)
+        return [batch[span] for span in spans]
+    if isinstance(batch, list) and _holds_samples(batch, samples):
+        return [batch[span] for span in spans]
+    if isinstance(batch, Mapping):
+        values = [_cut(value, spans, samples) for value in batch.values()]
+        return [dict(zip(batch, part, strict=True)) for part in _across(values, spans)]
+    if isinstance(batch, list | tuple):
+        parts = _across([_cut(value, spans, samples) for value in batch], spans)
+        if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+            return [type(batch)(*part) for part in parts]
+        return [type(batch)(part) for part in parts]
+    return [batch for _ in spans]
+
+
+def _across(values: list[list[Any]], spans: list[slice]) -> list[tuple[Any, ...]]:
+    return [tuple(parts[place] for parts in values) for place in range(len(spans))]
+
+
+def _fits(tensor: Tensor, samples: int) -> None:
+    if tensor.shape[0] != samples:
+        raise BatchError(
+            f"expected a batch whose tensors all have {samples} samples, as its first one has, got {describe(tensor)} "
+            "in it; keep what belongs to all samples in the model, or cut the batch by hand"
+        )
+
+
+def _holds_samples(items: list[Any], samples: int) -> bool:
+    """Say whether a list holds an item for each sample, and not tensors that each hold all of them."""
+    if len(items) != samples:
+        return False
+    tensors = [tensor for tensor in leaves(items) if tensor.ndim]
+    if samples > 1 and tensors and all(tensor.shape[0] == samples for tensor in tensors):
+        raise BatchError(
+            f"expected a list that is clearly one of samples or of tensors, got {samples} entries with {samples} rows "
+            "each in a batch of as many samples; make it a tuple, whose entries are each cut, or choose another size"
+        )
+    return True
 
 
 def entry(batch: Any, which: str | int) -> Any:

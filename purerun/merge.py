@@ -2,6 +2,7 @@
 
 Sums by weight are what adds up: each part is weighed, sums are joined in whatever tree the caller
 chooses, and the mean is taken once at the end.  An empty part weighs nothing and changes nothing.
+Nothing here waits for a device.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from purerun.grad import Grads, Merge
+from purerun.grad import Grads, LossError, Merge
 
 _DOUBLE = torch.float64
+_SHORT = frozenset({torch.float16, torch.bfloat16})
 
 
 @attrs.frozen
@@ -22,11 +24,12 @@ class Sum:
     """What some parts of a batch say together.
 
     Attributes:
-        grads: parameter name -> sum of weight times gradient.
+        grads: parameter name -> sum of weight times gradient; in float32 where gradients have 16 bits.
         weight: sum of the weights: a number, or a scalar tensor where the loss said its own.
         metrics: name -> sum of weight times value in float64, or what `merges` says.
         merges: how those merge that are not means by weight.
         dtypes: of the metrics, as they were.
+        short: of the gradients that have 16 bits.
     """
 
     grads: dict[str, Tensor]
@@ -34,6 +37,7 @@ class Sum:
     metrics: dict[str, Tensor]
     merges: dict[str, Merge]
     dtypes: dict[str, torch.dtype]
+    short: dict[str, torch.dtype] = attrs.field(factory=dict)
 
 
 def weigh(grads: Grads) -> Sum:
@@ -42,14 +46,14 @@ def weigh(grads: Grads) -> Sum:
     >>> float(weigh(Grads({"w": torch.tensor(2.0)}, weight=3)).grads["w"])
     6.0
     """
-    names = list(grads.grads)
-    products = torch._foreach_mul([grads.grads[name] for name in names], grads.weight) if names else []
-    metrics = {
-        name: value if name in grads.merges else value.to(_DOUBLE) * grads.weight
-        for name, value in grads.metrics.items()
-    }
+    names, tensors = list(grads.grads), list(grads.grads.values())
+    short = {name: grad.dtype for name, grad in grads.grads.items() if grad.dtype in _SHORT}
+    if short:
+        tensors = [grad.to(summed(grad.dtype)) for grad in tensors]
+    products = torch._foreach_mul(tensors, plain(grads.weight)) if names else []
     dtypes = {name: value.dtype for name, value in grads.metrics.items()}
-    return Sum(dict(zip(names, products, strict=True)), grads.weight, metrics, dict(grads.merges), dtypes)
+    summands = dict(zip(names, products, strict=True))
+    return Sum(summands, grads.weight, _weighed(grads), dict(grads.merges), dtypes, short)
 
 
 def join(first: Sum, second: Sum) -> Sum:
@@ -58,12 +62,26 @@ def join(first: Sum, second: Sum) -> Sum:
     >>> one, two = (weigh(Grads({"w": torch.tensor(float(w))}, weight=w)) for w in (1, 3))
     >>> float(mean(join(one, two)).grads["w"])
     2.5
+
+    Raises:
+        LossError: the loss reported other terms of the second part.
     """
     torch._foreach_add_([*first.grads.values()], [second.grads[name] for name in first.grads])
-    metrics = {
-        name: _JOIN[first.merges.get(name, "sum")](value, second.metrics[name]) for name, value in first.metrics.items()
-    }
-    return attrs.evolve(first, weight=first.weight + second.weight, metrics=metrics)
+    return _joined(first, second.weight, second.metrics)
+
+
+def add(total: Sum, part: Grads) -> Sum:
+    """Join the next part to a sum, whose tensors are written into: `join(total, weigh(part))` without its products.
+
+    >>> one, two = (Grads({"w": torch.tensor(float(w))}, weight=w) for w in (1, 3))
+    >>> float(mean(add(weigh(one), two)).grads["w"])
+    2.5
+
+    Raises:
+        LossError: the loss reported other terms of this part.
+    """
+    accumulate([*total.grads.values()], [part.grads[name] for name in total.grads], part.weight)
+    return _joined(total, part.weight, _weighed(part))
 
 
 def mean(total: Sum, buffers: Mapping[str, Tensor] | None = None) -> Grads:
@@ -75,12 +93,69 @@ def mean(total: Sum, buffers: Mapping[str, Tensor] | None = None) -> Grads:
     """
     # The mean of nothing is 0.
     count = total.weight + (total.weight == 0)
-    torch._foreach_div_([*total.grads.values()], count)
+    torch._foreach_div_([*total.grads.values()], plain(count))
+    grads = {**total.grads, **{name: total.grads[name].to(dtype) for name, dtype in total.short.items()}}
     metrics = {
         name: value if name in total.merges else (value / count).to(total.dtypes[name])
         for name, value in total.metrics.items()
     }
-    return Grads(total.grads, total.weight, dict(buffers or {}), metrics, total.merges)
+    return Grads(grads, total.weight, dict(buffers or {}), metrics, total.merges)
+
+
+def accumulate(sums: list[Tensor], grads: list[Tensor], weight: float | Tensor) -> None:
+    """Write weighted gradients into their sums, which may have a wider dtype.
+
+    >>> sums = [torch.ones(1)]
+    >>> accumulate(sums, [torch.full((1,), 2.0, dtype=torch.bfloat16)], weight=3)
+    >>> sums
+    [tensor([7.])]
+    """
+    weight = plain(weight)
+    if not isinstance(weight, Tensor):
+        torch._foreach_add_(sums, grads, alpha=weight)
+        return
+    # In the wider dtype: a count of tokens would be rounded in a short one.
+    wide = [grad.to(total.dtype) for grad, total in zip(grads, sums, strict=True)]
+    torch._foreach_add_(sums, torch._foreach_mul(wide, weight))
+
+
+def summed(dtype: torch.dtype) -> torch.dtype:
+    """Say in which dtype gradients are summed: sums of 16 bits would lose what is added to them.
+
+    >>> summed(torch.bfloat16), summed(torch.float64)
+    (torch.float32, torch.float64)
+    """
+    return torch.float32 if dtype in _SHORT else dtype
+
+
+def plain(weight: float | Tensor) -> float | Tensor:
+    """Make a weight a number, where looking at it waits for nothing."""
+    if isinstance(weight, Tensor) and weight.device.type == "cpu" and not _transformed(weight):
+        return weight.item()
+    return weight
+
+
+def _transformed(tensor: Tensor) -> bool:
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def _weighed(grads: Grads) -> dict[str, Tensor]:
+    return {
+        name: value if name in grads.merges else value.to(_DOUBLE) * grads.weight
+        for name, value in grads.metrics.items()
+    }
+
+
+def _joined(first: Sum, weight: float | Tensor, metrics: Mapping[str, Tensor]) -> Sum:
+    if first.metrics.keys() != metrics.keys():
+        raise LossError(
+            f"expected the loss to report the same terms of each part of a batch, got {sorted(first.metrics)} of one "
+            f"and {sorted(metrics)} of another; report every term each time"
+        )
+    together = {
+        name: _JOIN[first.merges.get(name, "sum")](value, metrics[name]) for name, value in first.metrics.items()
+    }
+    return attrs.evolve(first, weight=first.weight + weight, metrics=together)
 
 
 _JOIN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

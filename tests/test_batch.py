@@ -117,3 +117,76 @@ def test_a_description_names_keys_dtypes_and_shapes():
 
     assert "{image: float32 [2, 3], meta: ({id: int},), pair: (int64 [], str)}" == _batch.describe(batch)
     assert "(int, int, int, int, ...)" == _batch.describe([1] * 9)
+
+
+@given(st.integers(0, 9), st.integers(1, 11))
+def test_parts_are_those_of_tensor_split(samples, count):
+    """In their order, the first ones larger, the last ones perhaps empty; wherever the tensors are."""
+    x, y = torch.arange(2 * samples).reshape(samples, 2), torch.arange(samples)
+    batch = {"pair": Pair(x, [y, y + 1] if samples != 2 else (y, y + 1)), "names": [f"{n}" for n in range(samples)]}
+    parts = _batch.cut(batch, count)
+
+    assert [part.tolist() for part in x.tensor_split(count)] == [part["pair"].image.tolist() for part in parts]
+    assert [part.tolist() for part in y.tensor_split(count)] == [part["pair"].label[0].tolist() for part in parts]
+    assert batch["names"] == [name for part in parts for name in part["names"]]
+    assert [part.shape[0] for part in y.tensor_split(count)] == [_batch.size(part) for part in parts]
+
+
+@given(st.integers(1, 6))
+def test_a_part_keeps_the_shape_of_the_nest(count):
+    """Types, names and order; a single part is the batch."""
+    batch = (torch.zeros(4, 1), OrderedDict(a=torch.zeros(4), b=7), Pair(None, {"c": torch.zeros(())}))
+    parts = _batch.cut(batch, count)
+
+    def form(nest):
+        return shape_of(_batch.move(nest, torch.device("cpu")))
+
+    assert [form(batch)] == [form(part) for part in _batch.cut(batch, 1)]
+    assert all(isinstance(part[2], Pair) and part[2].label["c"] is batch[2].label["c"] for part in parts)
+    assert all(7 == part[1]["b"] for part in parts)
+
+
+def test_parts_share_the_memory_of_the_batch():
+    """Cutting copies nothing."""
+    x = torch.zeros(4, 2)
+
+    assert {x.untyped_storage().data_ptr()} == {part.untyped_storage().data_ptr() for part in _batch.cut(x, 3)}
+
+
+@pytest.mark.parametrize(
+    ("batch", "first"),
+    [
+        ([torch.zeros(2, 3), torch.zeros(2)], [(1, 3), (1,)]),
+        (
+            {"x": torch.zeros(3), "boxes": [torch.zeros(n, 4) for n in (3, 1, 2)]},
+            {"x": (2,), "boxes": [(3, 4), (1, 4)]},
+        ),
+        ((torch.zeros(3), [torch.zeros(3), torch.zeros(3, 2)]), ((2,), [(2,), (2, 2)])),
+        ([["a", "b", "c"]], [["a", "b"]]),
+    ],
+    ids=["a list of entries", "a list of samples", "a list inside", "no tensors"],
+)
+def test_lists_of_samples_are_told_from_lists_of_tensors(batch, first):
+    """By their length; at the top of a batch they are its entries."""
+
+    def shapes(nest):
+        if isinstance(nest, torch.Tensor):
+            return tuple(nest.shape)
+        if isinstance(nest, dict):
+            return {key: shapes(value) for key, value in nest.items()}
+        return type(nest)(map(shapes, nest)) if isinstance(nest, list | tuple) else nest
+
+    assert first == shapes(_batch.cut(batch, 2)[0])
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        ({"x": torch.zeros(4, 2), "scale": torch.zeros(3)}, r"all have 4 samples.*float32 \[3\]"),
+        ((torch.zeros(2, 5), [torch.zeros(2), torch.zeros(2)]), "2 entries with 2 rows.*make it a tuple"),
+    ],
+)
+def test_what_cannot_be_cut_for_sure_is_refused(batch, words):
+    """A guess would train on samples with the labels of others."""
+    with pytest.raises(BatchError, match=words):
+        _batch.cut(batch, 2)
