@@ -120,5 +120,5 @@ class Adagrad(Optimizer):
         # In double precision, because torch computes the rate from a Python number of steps.
         rate = hyper["lr"] / (1 + (step.double() - 1) * hyper["lr_decay"])
         total = total.addcmul(grad, grad)
-        root = total.sqrt() + tracing.cast(hyper["eps"], param)
+        root = tracing.root(total) + tracing.cast(hyper["eps"], param)
         return tracing.plus_ratio(param, grad, root, -rate), total

@@ -282,5 +282,5 @@ def _moved(
     bias = (1 - hyper["beta2"] ** step).sqrt()
     (under,) = largest or (square,)
     # The step size is folded into the denominator, as torch does: one pass less over the parameter.
-    denominator = under.sqrt() / tracing.cast(bias * size, param) + tracing.cast(hyper["eps"] / size, param)
+    denominator = tracing.root(under) / tracing.cast(bias * size, param) + tracing.cast(hyper["eps"] / size, param)
     return param.addcdiv(mean, denominator), mean, square, *largest

@@ -112,7 +112,7 @@ class RMSprop(Optimizer):
         if self.centered:
             mean = new["grad_avg"] = tracing.mean(old["grad_avg"], grad, hyper["alpha"])
             under = square.addcmul(mean, mean, value=-1)
-        root = under.sqrt() + tracing.cast(hyper["eps"], param)
+        root = tracing.root(under) + tracing.cast(hyper["eps"], param)
         if not self.momentum:
             return tracing.plus_ratio(param, grad, root, -hyper["lr"]), square, *new.values()
         still, momentum = old["momentum_buffer"], hyper["momentum"]

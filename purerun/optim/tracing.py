@@ -131,10 +131,34 @@ def mean_square(x: Tensor, y: Tensor, keep: float | Tensor) -> Tensor:
     return mean(x, y.square(), keep) if isinstance(keep, Tensor) else (x * keep).addcmul(y, y, value=1 - keep)
 
 
+def root(x: Tensor) -> Tensor:
+    """Compute the square root of a mean of squares, whose derivative at 0 is taken as 0.
+
+    It is infinite there, and times the gradient, which is 0 too, would make NaN of the derivative of a whole run: a
+    weight that has had no gradient (a unit that is never active) would be enough.
+
+    >>> torch.func.grad(lambda x: root(x.square()))(torch.tensor(0.0))
+    tensor(0.)
+    """
+    if not _differentiated(x):
+        return x.sqrt()
+    zero = x == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, x).sqrt())
+
+
 def decayed(grad: Tensor, param: Tensor, decay: float | Tensor) -> Tensor:
     """Add an L2 penalty to a gradient."""
     # A tensor may hold any value, in `vmap` several at once, so its term is always there.
     return plus(grad, param, decay) if isinstance(decay, Tensor) or decay != 0 else grad
+
+
+def _differentiated(x: Tensor) -> bool:
+    """Say whether a derivative may be taken through a tensor, as opposed to a mapping over it."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if torch._C._functorch.is_gradtrackingtensor(x):
+            return True
+        x = torch._C._functorch.get_unwrapped(x)
+    return x.requires_grad
 
 
 def _plain(formula: Formula, hyper: Hyper, tensors: list[Tensor]) -> tuple[Tensor, ...]:

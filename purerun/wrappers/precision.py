@@ -1,0 +1,167 @@
+"""Half precision: the loss computed under autocast, and scaled where its gradients would vanish."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, suppress
+from typing import Any, Literal
+
+import attrs
+import torch
+
+from purerun.grad import Grads, Pass
+from purerun.state import Draft, lazy_clone
+from purerun.step import NonFiniteLoss, Step
+from purerun.valid import above, between, one_of, refuse, whole
+from purerun.wrappers.finite import nonfinite, unscale, write_unless
+from purerun.wrappers.wrapper import Wrapper
+
+
+def _scale(owner: Precision, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is None:
+        return
+    if owner.dtype == "bfloat16":
+        raise refuse(owner, "scale", "left out, because bfloat16 has the range of float32 and nothing vanishes", value)
+    if value != "dynamic":
+        above(0)(owner, attribute, value)
+
+
+@attrs.frozen
+class Precision(Wrapper):
+    """Compute the loss under `torch.autocast`, and with float16 multiply it by a scale.
+
+    Parameters, gradients and optimizer slots stay in float32.  Gradients are divided by the scale as soon
+    as they are there, so whatever stands around this sees them as they are.  Where they are not finite, the
+    update is left out and the scale goes down, as `torch.amp.GradScaler` does it, bit for bit; a loss that
+    is not finite is such a case too, not an error.  The scale is kept in the slot `precision` and reported
+    as `loss_scale`, as it will be for the next update; it changes once an update of what stands around this,
+    so a window of `Accumulate` has one scale.
+
+    The loss function may ask for another dtype by an autocast of its own.  To judge under the same
+    autocast: `ValStep(..., precision=...)`.
+
+    Attributes:
+        dtype: "bfloat16" or "float16".
+        scale: "dynamic", or a number that it stays at; by default dynamic for float16.  There is none for bfloat16.
+        init_scale: what a dynamic scale begins at.
+        growth_factor: what it is multiplied by after `growth_interval` finite updates in a row.
+        backoff_factor: what it is multiplied by where gradients are not finite.
+        growth_interval: see above.
+
+    >>> import purerun as pr
+    >>> step = pr.TrainStep(torch.nn.Linear(2, 1), lambda model, x: model(x).float().mean(), pr.optim.SGD(lr=0.1))
+    >>> step = pr.wrap(step, Precision("float16"))
+    >>> state = step(step.init(), torch.ones(4, 2))
+    >>> state["params", "weight"].dtype, float(state["precision", "scale"])  # too large a scale, at first
+    (torch.float32, 32768.0)
+    """
+
+    dtype: Literal["bfloat16", "float16"] = attrs.field(default="bfloat16", validator=one_of("bfloat16", "float16"))
+    scale: Literal["dynamic"] | float | None = attrs.field(
+        default=attrs.Factory(lambda self: "dynamic" if self.dtype == "float16" else None, takes_self=True),
+        kw_only=True,
+        validator=_scale,
+    )
+    init_scale: float = attrs.field(default=2.0**16, kw_only=True, validator=above(0), converter=float)
+    growth_factor: float = attrs.field(default=2.0, kw_only=True, validator=above(1), converter=float)
+    backoff_factor: float = attrs.field(default=0.5, kw_only=True, validator=between(0, 1), converter=float)
+    growth_interval: int = attrs.field(default=2000, kw_only=True, validator=whole(1))
+
+    @property
+    def slot(self) -> str:
+        """Where the scale lives, if there is one."""
+        return "" if self.scale is None else "precision"
+
+    def mappable(self, step: Step) -> bool:
+        """Say whether this can be mapped over: the kernels of a scale take plain tensors."""
+        return self.scale is None and step.mappable
+
+    def memory(self, step: Step, draft: Draft) -> Draft:
+        """Begin with the first scale.
+
+        Raises:
+            ValueError: parameters have 16 bits themselves.
+        """
+        if self.scale is None:
+            return {}
+        narrow = [name for name in step.trained if draft["params"][name].dtype == torch.float16]
+        if narrow:
+            raise ValueError(
+                f"expected float32 parameters under a loss scale, got float16 in {narrow[:4]}: their gradients would "
+                "vanish when they are divided by it; keep the model in float32, the autocast makes its copies"
+            )
+        first = self.init_scale if self.scale == "dynamic" else float(self.scale)
+        return {
+            "scale": torch.full((), first, dtype=torch.float32, device=step.device),
+            "growth_tracker": torch.zeros((), dtype=torch.int32, device=step.device),
+        }
+
+    def __call__(self, step: Step) -> Step:
+        """Wrap a step.
+
+        Raises:
+            ValueError: the loss is scaled, and the optimizer is a line search, which looks at losses of its own, or
+                the step is a sweep.
+        """
+        if step.members and self.scale is not None:
+            raise ValueError(
+                "expected Precision('float16') around a single run, got it around Vmap, where an overflow of one "
+                "member would hold up all; use Precision('bfloat16'), which has no scale"
+            )
+        if step.closes and self.scale is not None:
+            raise ValueError(
+                "expected a step whose optimizer takes gradients as they are, got one that searches along a line, "
+                "where scaled losses cannot be left out; use Precision('bfloat16')"
+            )
+        return super().__call__(step)
+
+    def around(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Make the autocast, for a `with` block.
+
+        >>> with Precision("bfloat16").around(torch.device("cpu")):
+        ...     (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
+        torch.bfloat16
+        """
+        return torch.autocast(device.type, self._dtype)
+
+    def read(self, step: Step, draft: Draft, batch: Any, how: Pass) -> Grads:
+        """Read under autocast, with the loss scaled and the gradients not."""
+        how = attrs.evolve(how, autocast=self._dtype)
+        if self.scale is None:
+            return step.read(draft, batch, how)
+        scale = draft[self.slot]["scale"]
+        # A product or a clone: a gradient may be this very tensor.
+        scaled = scale.clone() if how.scale is None else scale * how.scale
+        grads = step.read(draft, batch, attrs.evolve(how, scale=scaled))
+        # By way of float64, as GradScaler does it.
+        return attrs.evolve(grads, grads=unscale(grads.grads, scale.double().reciprocal().float()))
+
+    def vet(self, step: Step, grads: Grads) -> None:
+        """Let an overflow pass, for the scale to go down."""
+        with suppress(*[NonFiniteLoss] * bool(self.slot)):
+            step.vet(grads)
+
+    def write(self, step: Step, draft: Draft, grads: Grads) -> None:
+        """Write the inner update, or leave it out; and change the scale."""
+        if self.scale is None:
+            step.write(draft, grads)
+            return
+        bad = nonfinite(grads.grads)
+        write_unless(bad, step, draft, grads)
+        if self.scale == "dynamic":
+            own, found = draft[self.slot], bad.to(torch.float32)
+            factors = self.growth_factor, self.backoff_factor, self.growth_interval
+            torch._amp_update_scale_(own["scale"], own["growth_tracker"], found, *factors)
+
+    def note(self, step: Step, draft: Draft, grads: Grads) -> None:
+        """Report the scale."""
+        step.note(draft, grads)
+        if self.slot:
+            name = f"{step.slot}.loss_scale" if step.slot else "loss_scale"
+            draft["metrics"][name] = lazy_clone(draft[self.slot]["scale"])
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return _DTYPES[self.dtype]
+
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
