@@ -2,6 +2,7 @@
 
     python benchmarks/overhead.py                      # all models, hand-written loops and purerun
     python benchmarks/overhead.py --peers              # and the peers that are installed
+    python benchmarks/overhead.py --wrappers           # each wrapper beside the same feature written by hand
     python benchmarks/overhead.py --memory             # peak memory on the largest model, a process each
     python benchmarks/overhead.py --long 100000        # is time and memory flat over many steps?
 
@@ -77,10 +78,10 @@ def hand_written(task: Task, optimizer: str, *, fused: bool) -> Round:
     return once
 
 
-def purerun(task: Task, optimizer: str, *, lease: bool) -> Round:
+def purerun(task: Task, optimizer: str, *wrappers: pr.Wrapper, lease: bool) -> Round:
     """The full loop, with logging, timing and progress on."""
     model, batches = fresh(task)
-    step = pr.TrainStep(model, loss, OPTIMIZERS[optimizer][1])
+    step = pr.wrap(pr.TrainStep(model, loss, OPTIMIZERS[optimizer][1]), *wrappers)
     loop = pr.TrainLoop(step, iters=10**9, lease=lease)
     log = Path(tempfile.mkdtemp()) / "log.jsonl"
     sinks = (pr.sinks.Log(every=LOG_EVERY, path=log, console=False), pr.sinks.Progress())
@@ -150,6 +151,25 @@ def show(rows: dict[tuple[str, str], dict[str, list[float]]]) -> None:
         Console(width=100).print(table)
 
 
+def race_wrappers(task: Task, optimizer: str, rounds: int) -> None:
+    """Race each wrapper with the feature that a hand-written loop has instead, and print a table."""
+    from wrapping import FEATURES, hand_written, wrapped
+
+    make, ours = OPTIMIZERS[optimizer]
+    contestants: dict[str, Callable[[Task, str], Round]] = {}
+    for name, (wrappers, body) in FEATURES.items():
+        contestants[name] = lambda task, _, wrappers=wrappers: wrapped(task, ours, wrappers)
+        contestants[f"{name}, by hand"] = lambda task, _, body=body: hand_written(task, make, body)
+    times = race(task, optimizer, contestants, rounds)
+    table = Table("", "us/iteration", "by hand", "/ by hand", "/ bare", title=f"wrappers, {optimizer}")
+    for name in FEATURES:
+        hand = f"{name}, by hand"
+        fields = [f"{statistics.median(times[each]) * 1e6:.0f}" for each in (name, hand)]
+        fields += [f"{ratio(times, name, base):.3f}" for base in (hand, "bare step")]
+        table.add_row(name, *fields)
+    Console(width=100).print(table)
+
+
 def peak(contestant: str) -> float:
     """Measure the peak memory of one contestant on the largest model, in a process of its own: MB over the start."""
     code = f"import overhead; overhead.report_peak({contestant!r})"
@@ -189,6 +209,7 @@ def main() -> None:
     """Read the options and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", action="store_true", help="race the installed peers too")
+    parser.add_argument("--wrappers", action="store_true", help="race the wrappers instead")
     parser.add_argument("--memory", action="store_true", help="peak memory instead of time")
     parser.add_argument("--long", type=int, metavar="STEPS", help="a long run instead of a race")
     parser.add_argument("--rounds", type=int, default=40)
@@ -201,6 +222,11 @@ def main() -> None:
             print(f"{name}: {peak(name):.0f} MB")
     elif options.long:
         endure(options.long)
+    elif options.wrappers:
+        for task in [name for name in TASKS if name.startswith(options.only or "")]:
+            for optimizer in [options.optimizer] if options.optimizer else OPTIMIZERS:
+                print(task)
+                race_wrappers(TASKS[task], optimizer, options.rounds)
     else:
         contestants = dict(OURS)
         if options.peers:

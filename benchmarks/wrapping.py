@@ -1,0 +1,174 @@
+"""Each wrapper, and the same feature in a hand-written loop: what `overhead.py --wrappers` races."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from models import Task, loss
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
+
+import purerun as pr
+
+Batches = list[Any]
+Body = Callable[[nn.Module, torch.optim.Optimizer, Iterator[Any]], Callable[[], None]]
+"""From a model, its optimizer and its batches to one iteration of a hand-written loop."""
+
+
+def plain(model: nn.Module, opt: torch.optim.Optimizer, source: Iterator[Any]) -> Callable[[], None]:
+    """No feature at all."""
+
+    def once() -> None:
+        opt.zero_grad()
+        loss(model, next(source)).backward()
+        opt.step()
+
+    return once
+
+
+def accumulate(model: nn.Module, opt: torch.optim.Optimizer, source: Iterator[Any]) -> Callable[[], None]:
+    """One update for four batches; the mean is taken as everybody takes it."""
+    count = 0
+
+    def once() -> None:
+        nonlocal count
+        (loss(model, next(source)) / 4).backward()
+        count += 1
+        if count % 4 == 0:
+            opt.step()
+            opt.zero_grad()
+
+    return once
+
+
+def microbatch(model: nn.Module, opt: torch.optim.Optimizer, source: Iterator[Any]) -> Callable[[], None]:
+    """Four parts of each batch."""
+
+    def once() -> None:
+        opt.zero_grad()
+        parts = [tensor.tensor_split(4) for tensor in next(source)]
+        for part in zip(*parts, strict=True):
+            (loss(model, part) / 4).backward()
+        opt.step()
+
+    return once
+
+
+def bfloat16(model: nn.Module, opt: torch.optim.Optimizer, source: Iterator[Any]) -> Callable[[], None]:
+    """Autocast."""
+
+    def once() -> None:
+        opt.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss(model, next(source))
+        value.backward()
+        opt.step()
+
+    return once
+
+
+def float16(model: nn.Module, opt: torch.optim.Optimizer, source: Iterator[Any]) -> Callable[[], None]:
+    """Autocast and torch's scaler."""
+    scaler = torch.amp.GradScaler("cpu")
+
+    def once() -> None:
+        opt.zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            value = loss(model, next(source))
+        scaler.scale(value).backward()
+        scaler.step(opt)
+        scaler.update()
+
+    return once
+
+
+def clip(model: nn.Module, opt: torch.optim.Optimizer, source: Iterator[Any]) -> Callable[[], None]:
+    """torch's clipping by norm."""
+
+    def once() -> None:
+        opt.zero_grad()
+        loss(model, next(source)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+        opt.step()
+
+    return once
+
+
+def skip(model: nn.Module, opt: torch.optim.Optimizer, source: Iterator[Any]) -> Callable[[], None]:
+    """An update only where every gradient is finite."""
+    params = list(model.parameters())
+
+    def once() -> None:
+        opt.zero_grad()
+        loss(model, next(source)).backward()
+        if all(torch.isfinite(param.grad).all() for param in params):
+            opt.step()
+
+    return once
+
+
+def averaged(how: Callable[..., Any]) -> Body:
+    """torch's averaged model, with foreach kernels."""
+
+    def body(model: nn.Module, opt: torch.optim.Optimizer, source: Iterator[Any]) -> Callable[[], None]:
+        average = AveragedModel(model, multi_avg_fn=how)
+
+        def once() -> None:
+            opt.zero_grad()
+            loss(model, next(source)).backward()
+            opt.step()
+            average.update_parameters(model)
+
+        return once
+
+    return body
+
+
+FEATURES: dict[str, tuple[tuple[pr.Wrapper, ...], Body]] = {
+    "bare step": ((), plain),
+    "Accumulate(4)": ((pr.Accumulate(4),), accumulate),
+    "Microbatch(4)": ((pr.Microbatch(4),), microbatch),
+    "Precision bfloat16": ((pr.Precision("bfloat16"),), bfloat16),
+    "Precision float16": ((pr.Precision("float16"),), float16),
+    "Clip(norm=1)": ((pr.Clip(norm=1.0),), clip),
+    "SkipNonFinite()": ((pr.SkipNonFinite(),), skip),
+    "EMA(0.999)": ((pr.EMA(0.999),), averaged(get_ema_multi_avg_fn(0.999))),
+    "SWA()": ((pr.SWA(),), averaged(get_swa_multi_avg_fn())),
+}
+
+
+def hand_written(task: Task, make: Callable[..., torch.optim.Optimizer], body: Body) -> Callable[[], float]:
+    """Time a hand-written loop with a fused optimizer."""
+    torch.manual_seed(0)
+    model, batches = task.model(), [task.batch() for _ in range(10)]
+    stream = (batch for epoch in iter(lambda: batches, None) for batch in epoch)
+    once = body(model, make(model.parameters(), True), stream)
+
+    def timed() -> float:
+        start = time.perf_counter()
+        for _ in range(task.iters):
+            once()
+        return (time.perf_counter() - start) / task.iters
+
+    return timed
+
+
+def wrapped(task: Task, optimizer: pr.optim.Optimizer, wrappers: tuple[pr.Wrapper, ...]) -> Callable[[], float]:
+    """Time the same with wrappers, in a loop that leases."""
+    torch.manual_seed(0)
+    model, batches = task.model(), [task.batch() for _ in range(10)]
+    step = pr.wrap(pr.TrainStep(model, loss, optimizer), *wrappers)
+    states = pr.TrainLoop(step, iters=10**9, lease=True)(step.init(seed=0), batches)
+    held = [next(states)]
+
+    def timed() -> float:
+        start = time.perf_counter()
+        for state in islice(states, task.iters):
+            held[0] = state
+        return (time.perf_counter() - start) / task.iters
+
+    return timed
