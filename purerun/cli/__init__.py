@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from cyclopts import App, CycloptsError
 
 from purerun import __version__
-from purerun.cli import compare, doctor, export, history, looks, runs, show
+from purerun.cli import compare, doctor, export, history, looks, runs, show, streams
 from purerun.cli.exits import (
     DONE,
     FAILED,
@@ -57,15 +57,25 @@ app.command(doctor.doctor)
 def main(tokens: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 2 a mistake of the user, 130 and 143 stopped, 1 anything else.
 
+    When nobody reads what it writes any more, it ends by SIGPIPE, as other programs do.
+
     Args:
         tokens: the words of the command line; None for those of this process.
     """
+    streams.opened()
     # Until a training run takes over, these end the process as Ctrl-C does: by an exception.
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGUSR1, _terminate)
     with warnings.catch_warnings():
         warnings.showwarning = partial(_show, warnings.showwarning)
-        sys.exit(run(sys.argv[1:] if tokens is None else tokens))
+        try:
+            code = run(sys.argv[1:] if tokens is None else tokens)
+        except BrokenPipeError:
+            if not streams.deaf():
+                raise
+            streams.end_unheard()
+    streams.drop()
+    sys.exit(code)
 
 
 def run(tokens: Sequence[str]) -> int:
@@ -76,6 +86,7 @@ def run(tokens: Sequence[str]) -> int:
     """
     try:
         ended = app(list(completed(tokens)), exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
     except CycloptsError as error:
         say(f"{_one_line(error)} (purerun --help lists what there is)")
         return MISTAKE

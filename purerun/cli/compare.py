@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from purerun.cli.replayed import RecipeFile, opened
+from purerun.cli.values import Place
 
 if TYPE_CHECKING:
     from purerun.history import Parting
@@ -34,7 +35,7 @@ def diff(a: str, b: str, /) -> None:
     _section("programs", found.program)
 
 
-def bisect(a: Path, b: Path, /, *, recipe: RecipeFile = None) -> None:
+def bisect(a: Place, b: Place, /, *, recipe: RecipeFile = None) -> None:
     """Find the first iteration, and leaf, in which two runs differ that should agree.
 
     Both are computed again from the last checkpoint in which they agree, or from their seeds.

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Annotated, TextIO
-
-from cyclopts import Parameter, validators
 
 from purerun.cli.exits import DONE
 from purerun.cli.runs import Settings
+from purerun.cli.values import Place, whole
 
 FAULTS = 1
 
 
 def doctor(
-    recipe: Path,
+    recipe: Place,
     /,
     *,
-    iters: Annotated[int, Parameter(validator=validators.Number(gte=2))] = 6,
-    workers: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 2,
+    iters: Annotated[int, whole(2)] = 6,
+    workers: Annotated[int, whole(0)] = 2,
     settings: Settings = None,
 ) -> int:
     """Run the laws on a recipe, and name the lines that break them.

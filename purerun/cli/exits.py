@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+from collections.abc import Iterator
+from types import TracebackType
 
 DONE = 0
 FAILED = 1
 MISTAKE = 2
 INTERRUPTED = 128 + 2  # as shells say it of SIGINT
 TERMINATED = 128 + 15  # and of SIGTERM
+
+
+# What the system says when it is not about a file of a name.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+
+_PRINTERS = {"cyclopts", "rich"}
 
 
 class Terminated(BaseException):
@@ -20,22 +29,28 @@ class Mistake(Exception):
 
 
 def say(text: str) -> None:
-    """Tell the person at the terminal something.  Results go to stdout, all else here."""
-    print(f"purerun: {text}", file=sys.stderr, flush=True)  # noqa: T201
+    """Tell the person at the terminal something, in one line.  Results go to stdout, all else here."""
+    # Names of files may hold anything, and must not steer the terminal.
+    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    print(f"purerun: {shown}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def told(error: Exception) -> str:
     """Say an error in one line, with the notes that it was given on its way."""
-    lines = [line.strip() for line in str(error).splitlines()]
+    text = _refusal(error) if isinstance(error, OSError) else str(error)
+    lines = [line.strip() for line in text.splitlines()]
     notes = getattr(error, "__notes__", [])
     return " ".join(lines) + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def is_misfortune(error: Exception) -> bool:
     """Say whether an error is nobody's mistake: the disk is full, say."""
+    if isinstance(error, OSError):
+        return (error.filename is not None or error.errno in _DISK) and _raised_here(error)
     from purerun.checkpoint import SaveError
+    from purerun.processes import ProcessLost
 
-    return isinstance(error, SaveError)
+    return isinstance(error, SaveError | ProcessLost)
 
 
 def is_mistake(error: Exception) -> bool:
@@ -69,9 +84,27 @@ def is_mistake(error: Exception) -> bool:
     return isinstance(error, known) or (isinstance(error, ValueError) and _raised_here(error))
 
 
+def _refusal(error: OSError) -> str:
+    where = "" if error.filename is None else f"{error.filename}: "
+    return f"{where}cannot be read or written: {error.strerror}; look who may do so, and whether there is space"
+
+
 def _raised_here(error: Exception) -> bool:
-    """Say whether purerun itself raised an error, and not the code of a recipe or of a library."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    """Say whether purerun itself raised an error, or asked Python's library for what failed.
+
+    And not the code of a recipe, or another library.
+    """
+    names = [name for name in _modules(error.__traceback__) if name.partition(".")[0] not in _asked(error)]
+    return bool(names) and names[-1].startswith("purerun.")
+
+
+def _modules(trace: TracebackType | None) -> Iterator[str]:
+    """List the modules through which an error came, the one that raised it last."""
+    while trace is not None:
+        yield str(trace.tb_frame.f_globals.get("__name__"))
         trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("purerun.")
+
+
+def _asked(error: Exception) -> frozenset[str]:
+    # A ValueError of Python's library says nothing to a user; what the system says of a file does.
+    return sys.stdlib_module_names | _PRINTERS if isinstance(error, OSError) else frozenset()

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter, validators
 
 from purerun.cli.exits import DONE, FAILED, say
 from purerun.cli.replayed import RecipeFile, command, opened
 from purerun.cli.runs import Settings
 from purerun.cli.table import table
+from purerun.cli.values import Place, whole
 
 if TYPE_CHECKING:
     from purerun.history import Finding
 
-At = Annotated[int, Parameter(name="--at")]
+At = Annotated[int, whole()]
 
 
 def verify(
-    run: Path,
+    run: Place,
     /,
     *,
     recipe: RecipeFile = None,
-    samples: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
-    seed: int | None = None,
+    samples: Annotated[int | None, whole(1)] = None,
+    seed: Annotated[int | None, whole(0)] = None,
 ) -> int:
     """Compute a run again from checkpoint to checkpoint, and compare every bit.
 
-    A line for each; the exit code is 1 if one does not agree.
+    A line for each; the exit code is 1 if one does not agree, or cannot be checked.
 
     Args:
         run: The directory of the run.
@@ -40,16 +38,19 @@ def verify(
     from purerun.history import verify as verified
 
     _, value = opened(run, recipe)
-    wrong = count = 0
+    count = wrong = unknown = 0
     for finding in verified(run, value, samples=samples, seed=seed):
         sys.stdout.write(_told(finding) + "\n")
         sys.stdout.flush()
-        count, wrong = count + 1, wrong + (not finding.agrees)
-    sys.stdout.write(f"{wrong} of {count} do not agree\n" if wrong else f"all {count} agree\n")
-    return FAILED if wrong else DONE
+        count, unknown = count + 1, unknown + (not finding.checked)
+        wrong += finding.checked and not finding.agrees
+    wrongs = f"{wrong} of {count} do not agree" if wrong else ""
+    unknowns = f"{unknown} of {count} cannot be checked" if unknown else ""
+    sys.stdout.write((", ".join(filter(None, (wrongs, unknowns))) or f"all {count} agree") + "\n")
+    return FAILED if wrong or unknown else DONE
 
 
-def rewind(run: Path, /, *, at: At, recipe: RecipeFile = None) -> None:
+def rewind(run: Place, /, *, at: At, recipe: RecipeFile = None) -> None:
     """Take a run back to an earlier iteration.
 
     Later checkpoints stay until the run goes on; the command for that is printed.
@@ -67,7 +68,7 @@ def rewind(run: Path, /, *, at: At, recipe: RecipeFile = None) -> None:
     sys.stdout.write(command(file, value, run, manifest) + "\n")
 
 
-def fork(run: Path, /, *, at: At, work_dir: Path, settings: Settings = None, recipe: RecipeFile = None) -> None:
+def fork(run: Place, /, *, at: At, work_dir: Place, settings: Settings = None, recipe: RecipeFile = None) -> None:
     """Begin a new run with the state that another one had.
 
     The command that goes on with it is printed.
@@ -87,7 +88,7 @@ def fork(run: Path, /, *, at: At, work_dir: Path, settings: Settings = None, rec
     sys.stdout.write(command(file, value, work_dir, manifest) + "\n")
 
 
-def why(run: Path, /, *, at: At, recipe: RecipeFile = None) -> None:
+def why(run: Place, /, *, at: At, recipe: RecipeFile = None) -> None:
     """List the samples of an iteration with their losses, computed again.
 
     Args:
@@ -112,7 +113,7 @@ def why(run: Path, /, *, at: At, recipe: RecipeFile = None) -> None:
     sys.stdout.write(table(["sample", "position", "loss"], rows))
 
 
-def seen(run: Path, /, *, sample: int, recipe: RecipeFile = None) -> None:
+def seen(run: Place, /, *, sample: Annotated[int, whole()], recipe: RecipeFile = None) -> None:
     """List when a sample was trained on, up to where the run stands; no data is read.
 
     Args:
@@ -137,6 +138,8 @@ def _told(finding: Finding) -> str:
     way = f"{finding.since or 'seed':>10} -> {finding.until:<10}"
     if finding.agrees:
         return f"{way}  agrees"
+    if not finding.checked:
+        return f"{way}  cannot be checked  {finding.why}"
     return f"{way}  DIFFERS  {'; '.join(filter(None, (finding.leaf, finding.why)))}"
 
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter
 
 from purerun.cli.exits import Mistake
 from purerun.cli.runs import Flag, Settings
+from purerun.cli.values import Place, whole
 
 if TYPE_CHECKING:
     from purerun.recipe import Recipe
 
 
 def schedule(
-    recipe: Path,
+    recipe: Place,
     /,
     *,
     as_json: Annotated[Flag, Parameter(name="--json")] = False,
-    iters_per_epoch: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
+    iters_per_epoch: Annotated[int | None, whole(1)] = None,
     settings: Settings = None,
 ) -> None:
     """Print the hyper-parameters that a recipe's schedule gives.

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from purerun.cli.exits import Mistake, say
+from purerun.cli.values import PlaceIfAny
 
 if TYPE_CHECKING:
     from purerun.checkpoint import Manifest
     from purerun.recipe import Recipe
 
-RecipeFile = Annotated[Path | None, Parameter(name="--recipe")]
+RecipeFile = Annotated[PlaceIfAny, Parameter(name="--recipe")]
 
 
 def opened(run: Path, given: Path | None) -> tuple[Path, Recipe]:

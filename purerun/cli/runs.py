@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from purerun.cli.exits import DONE, Mistake, say
 from purerun.cli.signals import Stop
+from purerun.cli.values import Place, PlaceIfAny, whole
 from purerun.cli.weights import Renames, Strict, chosen, here, tabled
 
 if TYPE_CHECKING:
@@ -23,17 +24,17 @@ Flag = Annotated[bool, Parameter(negative="")]
 
 
 def train(
-    recipe: Path,
+    recipe: Place,
     /,
     *,
-    work_dir: Path | None = None,
+    work_dir: PlaceIfAny = None,
     settings: Settings = None,
     resume: str | None = None,
     load_from: str | None = None,
     strict: Strict = True,
     rename: Renames = None,
     weights: str = "",
-    seed: int | None = None,
+    seed: Annotated[int | None, whole()] = None,
     device: str | None = None,
     overwrite: Flag = False,
 ) -> int:
@@ -52,8 +53,10 @@ def train(
         device: cpu, cuda, ...; short for --set device=D.
         overwrite: Replace a run that is in the way.
     """
-    if resume is not None and (load_from is not None or overwrite):
+    # A checkpoint of another run may be gone on from in the place of one that is in the way.
+    if resume is not None and (load_from is not None or (overwrite and resume == "last")):
         raise Mistake("expected one of --resume, --load-from and --overwrite, got --resume with another; leave it out")
+    from purerun import processes
     from purerun.recipe import load as load_recipe
     from purerun.recipe import override, split
     from purerun.recipe import train as train_recipe
@@ -63,25 +66,28 @@ def train(
     place = work_dir or default_directory(recipe)
     asked = [".".join(split(wish)[0]) for wish in wishes]
     value = override(load_recipe(recipe), wishes)
-    with Stop() as stop, tabled(), here(resume) as start:
+    with Stop() as stop, processes.started(value.here().device) as rank, tabled(), here(resume) as start:
+        tell = say if rank == 0 else _silent
         ended = train_recipe(
-            value, place, resume=start, weights=begin, asked=asked, overwrite=overwrite, stop=stop, say=say
+            value, place, resume=start, weights=begin, asked=asked, overwrite=overwrite, stop=stop, say=tell
         )
+        code = processes.greatest(stop.code)
     where = f"epoch {int(ended.state['epoch'])}, iteration {int(ended.state['iter'])}"
     if not ended.finished:
-        say(f"stopped at {where}; saved in {place}; go on with --resume")
-        return stop.code
-    say(f"finished at {where}; everything is in {place}")
-    _print(_result(ended.state, value))
+        tell(f"stopped at {where}; saved in {place}; go on with --resume")
+        return code
+    tell(f"finished at {where}; everything is in {place}")
+    if rank == 0:
+        _print(_result(ended.state, value))
     return DONE
 
 
 def judge(
-    recipe: Path,
+    recipe: Place,
     checkpoint: str | None = None,
     /,
     *,
-    work_dir: Path | None = None,
+    work_dir: PlaceIfAny = None,
     settings: Settings = None,
     device: str | None = None,
 ) -> None:
@@ -110,6 +116,10 @@ def judge(
 def default_directory(recipe: Path) -> Path:
     """Say where a recipe's run goes when nobody says: `runs/<recipe name>`."""
     return Path("runs") / recipe.stem
+
+
+def _silent(_: str) -> None:
+    """Tell nobody: the first of several processes speaks for all."""
 
 
 def _short(name: str, value: object) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from purerun.history.bisect import Parting, bisect
 from purerun.history.compare import Comparison, compare
-from purerun.history.error import HistoryError
+from purerun.history.error import Gone, HistoryError
 from purerun.history.fork import fork
 from purerun.history.replay import replay
 from purerun.history.rewind import rewind
@@ -15,6 +15,7 @@ from purerun.history.why import Iteration, Sample, why
 __all__ = [
     "Comparison",
     "Finding",
+    "Gone",
     "HistoryError",
     "Iteration",
     "Parting",

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from purerun.checkpoint import Manifest, name_of, path_of, point, save
-from purerun.history.error import HistoryError
+from purerun.history.ground import built, free
 from purerun.history.moment import copy_log, moment
 from purerun.history.stretches import fitted
-from purerun.history.timeline import timeline
+from purerun.history.timeline import Timeline, timeline
 from purerun.identity import digest
 from purerun.recipe import Recipe, differences, override, resolved
 from purerun.recipe.changes import is_free
+from purerun.recipe.place import write_recipe
 from purerun.recipe.resolved import flat
-from purerun.recipe.run import holds_run, threads, write_recipe
+from purerun.recipe.run import threads
 from purerun.recipe.start import carried
 
 
-def fork(run: str | Path, recipe: Recipe, iter: int, directory: str | Path, settings: Sequence[str] = ()) -> Manifest:
+def fork(
+    run: str | Path, recipe: Recipe, iter: int, directory: str | os.PathLike[str], settings: Sequence[str] = ()
+) -> Manifest:
     """Begin a new run with the state that another one had at an iteration, perhaps with other settings.
 
     Its first checkpoint is that state, with the changes written into it as a resume writes them; its
-    log begins with the lines of the other one up to there.
+    log begins with the lines of the other one up to there.  All of it comes into being, or nothing.
 
     Args:
         run: the directory of the other run.
@@ -35,9 +39,10 @@ def fork(run: str | Path, recipe: Recipe, iter: int, directory: str | Path, sett
         What the first checkpoint of the new run says.
 
     Raises:
-        HistoryError: the run has not come so far, another recipe made it, or the directory holds a run.
+        HistoryError: the run has not come so far, another recipe made it, or the directory holds a run or belongs to
+            one already.
         RecipeError: a change is not possible, or another program made the run.
-        CheckpointError: the checkpoint cannot be written.
+        SaveError: nothing can be written there.
 
     >>> import tempfile
     >>> recipe = pr.Recipe(
@@ -53,11 +58,15 @@ def fork(run: str | Path, recipe: Recipe, iter: int, directory: str | Path, sett
     ...     float(pr.load(f"{folder}/b")["hyper", "lr"]), manifest.changes
     (0.2, [{'iter': 3, 'changes': {'optimizer.lr': [0.1, 0.2]}}])
     """
-    place = Path(directory)
-    if holds_run(place):
-        raise HistoryError(f"{place} holds a run; choose another place for the new one")
+    place = free(directory)
     line = timeline(run)
-    found = moment(line, recipe, iter, place / ".fork")
+    with built(place) as fresh:
+        return _begun(line, recipe, iter, fresh, settings)
+
+
+def _begun(line: Timeline, recipe: Recipe, iter: int, fresh: Path, settings: Sequence[str]) -> Manifest:
+    """Make the files of the new run."""
+    found = moment(line, recipe, iter, fresh / "scratch")
     old = fitted(recipe, flat(found.recipe))
     new = override(old, settings)
     changes = differences(resolved(old), resolved(new))
@@ -65,16 +74,16 @@ def fork(run: str | Path, recipe: Recipe, iter: int, directory: str | Path, sett
         step = new.train_step(new.module())
         state = carried(found.state, new, step, changes, where=f"the state of iteration {iter}")
     felt = {change.path: [change.old, change.new] for change in changes if not is_free(change)}
-    write_recipe(new, place)
-    copy_log(line.run, place, found.logged)
+    write_recipe(new, fresh)
+    copy_log(line.run, fresh, found.logged)
     # The change is noted even if it is none: a checkpoint with one of its own iteration begins a fork.
     manifest = save(
         state,
-        path_of(place, iter),
+        path_of(fresh, iter),
         recipe=resolved(new),
         parent=digest(found.state),
         changes=(*found.changes, {"iter": iter, "changes": felt}),
         memory=found.memory,
     )
-    point(place, name_of(iter))
+    point(fresh, name_of(iter))
     return manifest

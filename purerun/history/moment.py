@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,16 @@ from typing import Any
 import attrs
 
 from purerun.checkpoint import JSON, Manifest, load, path_of, read_manifest
+from purerun.checkpoint.error import reading, writing
+from purerun.checkpoint.publish import sync
 from purerun.history.error import HistoryError
 from purerun.history.replay import begun, final, going_on
 from purerun.history.stretches import Stretch, in_force, stretches
 from purerun.history.timeline import Point, Timeline
 from purerun.recipe import Recipe, resolved
-from purerun.recipe.run import LOG
+from purerun.recipe.place import LOG
 from purerun.sinks import Checkpoint, Log, watch
+from purerun.sinks.lines import Mark
 from purerun.state import State
 
 _CLOCKS = ("time", "data_time", "eta", "timestamp", "memory")
@@ -65,6 +68,7 @@ def moment(line: Timeline, recipe: Recipe, iter: int, scratch: Path) -> Moment:
         HistoryError: the run has not come so far, another recipe made it, or its log is not the one that
             the recipe gives.
         RecipeError: another program made it.
+        SaveError: nothing can be written there.
     """
     to = line.after(iter)
     point, state = line.before(iter)
@@ -72,9 +76,7 @@ def moment(line: Timeline, recipe: Recipe, iter: int, scratch: Path) -> Moment:
         manifest = point.manifest
         in_force(manifest)  # refuses a run without a recipe
         return Moment(state, manifest.recipe, manifest.parent, tuple(manifest.changes), manifest.memory, here=True)
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
+    with _folder(scratch):
         ways = stretches(point, to, iter)
         copy_log(line.run, scratch, 0 if point is None else _logged(point.manifest.memory))
         made = _made(recipe, ways, point, state, scratch)
@@ -87,8 +89,6 @@ def moment(line: Timeline, recipe: Recipe, iter: int, scratch: Path) -> Moment:
             memory=_translated(manifest, line.run, scratch),
             here=False,
         )
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def copy_log(run: Path, directory: Path, size: int) -> None:
@@ -101,11 +101,28 @@ def copy_log(run: Path, directory: Path, size: int) -> None:
 
     Raises:
         HistoryError: the log of the run is shorter.
+        CheckpointError: it cannot be read.
+        SaveError: the other one cannot be written.
     """
     text = b"".join(_lines(run, size))
     if len(text) < size:
         raise HistoryError(f"{run / LOG}: expected {size} bytes of log, found {len(text)}; bring the file back")
-    (directory / LOG).write_bytes(text)
+    file = directory / LOG
+    with writing(file):
+        file.write_bytes(text)
+        sync(file)
+
+
+@contextmanager
+def _folder(place: Path) -> Iterator[None]:
+    """Have an empty folder for as long as the block lasts."""
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        with writing(place):
+            place.mkdir(parents=True)
+        yield
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _made(recipe: Recipe, ways: Sequence[Stretch], point: Point | None, state: State | None, scratch: Path) -> Path:
@@ -138,13 +155,14 @@ def _translated(manifest: Manifest, run: Path, scratch: Path) -> dict[str, JSON]
                 "was it changed, or the recipe, or the machine?"
             )
     log: Any = manifest.memory[_LABEL]
-    return {**manifest.memory, _LABEL: {**log, "bytes": sum(map(len, real))}}
+    return {**manifest.memory, _LABEL: {**log, **attrs.asdict(Mark.of(b"".join(real)))}}
 
 
 def _lines(directory: Path, size: int | None = None) -> list[bytes]:
     """Read the lines of a log, as far as its first bytes reach."""
     file = directory / LOG
-    return file.read_bytes()[:size].splitlines(keepends=True) if file.is_file() else []
+    with reading(file):
+        return file.read_bytes()[:size].splitlines(keepends=True) if file.is_file() else []
 
 
 def _timeless(line: bytes) -> Any:

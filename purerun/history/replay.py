@@ -16,7 +16,9 @@ from purerun.recipe.start import carried
 from purerun.state import State
 
 
-def replay(recipe: Recipe, stretches: Sequence[Stretch], state: State | None = None) -> Generator[State, None, None]:
+def replay(
+    recipe: Recipe, stretches: Sequence[Stretch], state: State | None = None, *, ends: bool = False
+) -> Generator[State, None, None]:
     """Compute states again: the one to begin with, then one an iteration.
 
     Where the recipe was changed, the state of that iteration is the one with which the run went on.
@@ -26,8 +28,10 @@ def replay(recipe: Recipe, stretches: Sequence[Stretch], state: State | None = N
         recipe: of the recipe file; what the run had set otherwise is set again.
         stretches: which recipes were in force, see `purerun.history.stretches`.
         state: where to begin; None for the seed.
+        ends: also give the state of such an iteration as it was before the change.
 
     Raises:
+        Gone: the weights that the run began with are.
         HistoryError: the recipe is not the one that made the run.
         RecipeError: the program is not the one that made the state.
 
@@ -45,12 +49,12 @@ def replay(recipe: Recipe, stretches: Sequence[Stretch], state: State | None = N
     """
     for stretch in stretches:
         value, module, state = begun(recipe, stretch, state)
-        changed = stretch is not stretches[-1]
-        if not (changed and int(state["iter"]) == stretch.stop):
+        left_out = not ends and stretch is not stretches[-1]
+        if not (left_out and int(state["iter"]) == stretch.stop):
             yield state
         with closing(going_on(value, module, stretch, state)) as states:
             for state in states:
-                if not (changed and int(state["iter"]) == stretch.stop):
+                if not (left_out and int(state["iter"]) == stretch.stop):
                     yield state
 
 

@@ -8,6 +8,7 @@ from purerun.checkpoint import Manifest, name_of, path_of, point, read_manifest,
 from purerun.history.moment import moment
 from purerun.history.timeline import timeline
 from purerun.recipe import Recipe
+from purerun.sinks.claim import claimed
 
 
 def rewind(run: str | Path, recipe: Recipe, iter: int) -> Manifest:
@@ -27,7 +28,8 @@ def rewind(run: str | Path, recipe: Recipe, iter: int) -> Manifest:
     Raises:
         HistoryError: the run has not come so far, or another recipe made it.
         RecipeError: another program made it.
-        CheckpointError: the checkpoint cannot be written.
+        SinkError: another process trains there.
+        SaveError: nothing can be written there.
 
     >>> import tempfile
     >>> recipe = pr.Recipe(
@@ -44,16 +46,17 @@ def rewind(run: str | Path, recipe: Recipe, iter: int) -> Manifest:
     (('iter_00000002', 'iter_00000003', 'iter_00000004'), 'iter_00000003')
     """
     line = timeline(run)
-    found = moment(line, recipe, iter, Path(run) / ".rewind")
-    place = path_of(run, iter)
-    if not found.here:
-        save(
-            found.state,
-            place,
-            recipe=found.recipe,
-            parent=found.parent,
-            changes=found.changes,
-            memory=found.memory,
-        )
-    point(run, name_of(iter))
+    with claimed([line.run]):
+        found = moment(line, recipe, iter, line.run / ".rewind")
+        place = path_of(run, iter)
+        if not found.here:
+            save(
+                found.state,
+                place,
+                recipe=found.recipe,
+                parent=found.parent,
+                changes=found.changes,
+                memory=found.memory,
+            )
+        point(run, name_of(iter))
     return read_manifest(place)

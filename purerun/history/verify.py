@@ -8,6 +8,8 @@ from pathlib import Path
 import attrs
 
 from purerun.checkpoint import load
+from purerun.history.claims import Ancestors, false
+from purerun.history.error import Gone
 from purerun.history.replay import final, replay
 from purerun.history.stretches import stretches
 from purerun.history.timeline import Point, Timeline, timeline
@@ -26,24 +28,28 @@ class Finding:
         until: the iteration of the checkpoint.
         since: the iteration that was begun at; 0 is the seed, None when the checkpoint cannot be read.
         leaf: the first leaf that is another in the checkpoint, and how.
-        why: what follows from that, or why nothing could be recomputed.
+        why: what follows from that, what the manifest says falsely, or why nothing could be recomputed.
+        checked: whether it could be: what the run began with may be gone.
     """
 
     until: int
     since: int | None
     leaf: str = ""
     why: str = ""
+    checked: bool = True
 
     @property
     def agrees(self) -> bool:
-        """Whether the checkpoint is, bit for bit, what was computed."""
-        return not (self.leaf or self.why)
+        """Whether the checkpoint is, bit for bit, what was computed, and its manifest tells the truth."""
+        return self.checked and not (self.leaf or self.why)
 
 
 def verify(
     run: str | Path, recipe: Recipe, *, samples: int | None = None, seed: int | None = None
 ) -> Iterator[Finding]:
     """Recompute a run from checkpoint to checkpoint, the first one from its seed.
+
+    What manifests tell beside the states, parents and scores, is compared too.
 
     Args:
         run: its directory.
@@ -72,7 +78,7 @@ def verify(
     yield from (Finding(iter, None, why=f"damaged: {why}") for iter, why in line.damaged.items())
     points = [None, *line.points]
     if samples is None:
-        yield from _walk(recipe, points)
+        yield from _walk(recipe, points, 0, len(points))
         return
     for place in _chosen(line, samples, seed):
         yield from _looked_at(recipe, points, place)
@@ -87,60 +93,80 @@ def _chosen(line: Timeline, samples: int, seed: int | None) -> list[int]:
 
 def _looked_at(recipe: Recipe, points: Sequence[Point | None], place: int) -> Iterator[Finding]:
     """Recompute one segment; if it does not agree, those around it too: what it began with may be wrong itself."""
-    alone = list(_walk(recipe, points[place : place + 2]))
-    if all(finding.agrees for finding in alone):
+    alone = list(_walk(recipe, points, place, place + 2))
+    if all(finding.agrees or not finding.checked for finding in alone):
         yield from alone
     else:
-        yield from _walk(recipe, points[max(0, place - 1) : place + 3])
+        yield from _walk(recipe, points, max(0, place - 1), place + 3)
 
 
-def _walk(recipe: Recipe, points: Sequence[Point | None]) -> Iterator[Finding]:
-    """Recompute from the first point on, past checkpoints that do not agree.
+def _walk(recipe: Recipe, points: Sequence[Point | None], start: int, stop: int) -> Iterator[Finding]:
+    """Recompute some of the points from the first of them on, past checkpoints that do not agree.
 
     Such a one is judged by what comes after it: if that follows from the recomputed state, the
     checkpoint was altered; if it follows from the checkpoint, the run took another way before it.
     """
-    since, state = points[0], None if points[0] is None else load(points[0].path)
+    since, *others = points[start:stop]
+    state = None if since is None else load(since.path)
+    ancestors = Ancestors(point.manifest.digest for point in points[: start + 1] if point)
     doubted: list[Finding] = []
-    for point in filter(None, points[1:]):
-        mine = _recomputed(recipe, since, state, point)
-        if _is(mine, point):
+    for point in filter(None, others):
+        mine = _recomputed(recipe, since, state, point, ancestors)
+        if isinstance(mine, Gone):
+            yield Finding(point.iter, _iter(since), why=str(mine), checked=False)
+            mine = load(point.path)
+        elif _is(mine, point):
             yield from (
                 _judged(each, f"only this checkpoint was altered: from the recomputed state, {_name(point)} follows")
                 for each in doubted
             )
-            yield Finding(point.iter, _iter(since))
+            yield _believed(recipe, since, point, ancestors)
             doubted = []
-        elif doubted and _follows(recipe, since, point):
+        elif doubted and since is not None and _follows(recipe, since, point):
             yield from map(_left_open, doubted[:-1])
             yield _judged(
                 doubted[-1], f"the run itself took another way there: from the checkpoint, {_name(point)} follows"
             )
-            yield Finding(point.iter, _iter(since))
+            ancestors.known.add(since.manifest.digest)
+            yield _believed(recipe, since, point, ancestors)
             doubted, mine = [], load(point.path)
         else:
             doubted.append(_doubt(since, point, mine))
         since, state = point, mine if isinstance(mine, State) else load(point.path)
+        ancestors.known.add(digest(state) if doubted else point.manifest.digest)
     yield from map(_left_open, doubted)
 
 
-def _recomputed(recipe: Recipe, since: Point | None, state: State | None, point: Point) -> State | str:
+def _recomputed(
+    recipe: Recipe, since: Point | None, state: State | None, point: Point, ancestors: Ancestors
+) -> State | Gone | str:
     """Compute the state of a point from an earlier one; or say why that is not possible."""
     try:
-        return final(replay(recipe, stretches(since, point), state)).hold()
+        states = replay(recipe, stretches(since, point), state, ends=True)
+        return final(ancestors.along(states, point.manifest.parent)).hold()
     except RecipeError:
         raise
+    except Gone as error:
+        return error
     # Also what the code of a recipe finds wrong with a state that was altered.
     except (NonFiniteLoss, StateError, ValueError) as error:
         return str(error)
 
 
-def _follows(recipe: Recipe, since: Point | None, point: Point) -> bool:
+def _follows(recipe: Recipe, since: Point, point: Point) -> bool:
     """Say whether a point follows from an earlier one as that is on the disk."""
-    return since is not None and _is(_recomputed(recipe, since, load(since.path), point), point)
+    return _is(_recomputed(recipe, since, load(since.path), point, Ancestors()), point)
 
 
-def _is(mine: State | str, point: Point) -> bool:
+def _believed(recipe: Recipe, since: Point | None, point: Point, ancestors: Ancestors) -> Finding:
+    """Look at what the manifest of a state that is right says beside it."""
+    try:
+        return Finding(point.iter, _iter(since), why=false(recipe, point, load(point.path), ancestors))
+    except Gone as error:
+        return Finding(point.iter, _iter(since), why=f"its parent is not on the disk, and {error}", checked=False)
+
+
+def _is(mine: State | Gone | str, point: Point) -> bool:
     return isinstance(mine, State) and digest(mine) == point.manifest.digest
 
 

@@ -10,7 +10,8 @@ import attrs
 import torch
 from torch import nn
 
-from purerun.checkpoint import load_weights
+from purerun.checkpoint import is_url, load_weights
+from purerun.checkpoint.place import local
 from purerun.identity import digest
 from purerun.recipe.recipe import Recipe
 from purerun.recipe.start import Start
@@ -70,7 +71,9 @@ def anew(recipe: Recipe, step: Step, module: nn.Module, *, weights: Weights | No
             for name, tensor in own:
                 tensor.copy_(found[part, name])
     state = step.init(recipe.seed)
-    origin = {**attrs.asdict(weights), "digest": digest(state)}
+    # Found again from wherever the run is computed again.
+    path = weights.path if is_url(weights.path) else str(local(weights.path).absolute())
+    origin = {**attrs.asdict(weights), "path": path, "digest": digest(state)}
     return Start(
         state,
         notes=(f"starting with the weights of {fit}",),

@@ -217,6 +217,23 @@ def test_verify_of_a_run_with_other_settings_says_which(command):
     )
 
 
+def test_verify_says_what_it_cannot_check(trained):
+    """The weights that a run began with are gone; then nobody may take it for checked."""
+    trained("train", "tiny.py", "--work-dir", "b", "--load-from", RUN)
+    shutil.rmtree(RUN)
+    code, out, err = trained("verify", "b", "--recipe", "tiny.py")
+    first, *rest = out.splitlines()
+
+    assert (1, "") == (code, err)
+    assert f"cannot be checked  the run began with the weights of {RUN.absolute()}, which cannot be read" in first
+    assert ["         3 -> 6           agrees", "1 of 2 cannot be checked"] == rest
+    alter("b", 6)
+    assert (
+        "1 of 2 do not agree, 1 of 2 cannot be checked"
+        == trained("verify", "b", "--recipe", "tiny.py")[1].splitlines()[-1]
+    )
+
+
 # ---------------------------------------------------------------------- rewind, fork
 def test_rewind_prints_the_command_that_goes_on(trained):
     """Its end is that of the run that was never taken back; so is its log."""
@@ -352,7 +369,19 @@ def test_code_that_has_changed_is_refused(trained):
             ("rewind", RUN, "--at", "7"),
             "runs/tiny: expected an iteration from 1 to 6, which is how far it has come, got 7",
         ),
-        (("rewind", RUN, "--at", "x"), 'Invalid value for --at: unable to convert "x" into int'),
+        (("rewind", RUN, "--at", "1.5"), 'Invalid value for --at: expected a whole number, got "1.5"'),
+        (("why", RUN, "--at", "2.0"), 'Invalid value for --at: expected a whole number, got "2.0"'),
+        (("seen", RUN, "--sample", "1e1"), 'Invalid value for --sample: expected a whole number, got "1e1"'),
+        (("seen", RUN, "--sample", "-1"), "expected a sample from 0 to 19, the indices of the dataset, got -1"),
+        (("verify", RUN, "--samples", "1.5"), 'Invalid value for --samples: expected a whole number, got "1.5"'),
+        (("verify", RUN, "--seed", "-1"), 'Invalid value "-1" for --seed'),
+        (("verify", ""), "expected a path, got ''"),
+        (("fork", RUN, "--at", "3", "--work-dir", ""), "Invalid value for --work-dir: expected a path, got ''"),
+        (
+            ("fork", RUN, "--at", "3", "--work-dir", path_of(RUN, 3)),
+            "runs/tiny/checkpoints/iter_00000003 lies in the checkpoint ",
+        ),
+        (("rewind", RUN, "--at", "x"), 'Invalid value for --at: expected a whole number, got "x"'),
         (("fork", RUN, "--at", "3"), 'Command "fork" parameter --work-dir requires an argument'),
         (("fork", RUN, "--at", "3", "--work-dir", RUN), "runs/tiny holds a run; choose another place for the new one"),
         (("fork", RUN, "--at", "0", "--work-dir", "b"), "runs/tiny: expected an iteration from 1 to 6"),

@@ -62,6 +62,19 @@ def test_a_run_in_the_way_is_overwritten_when_asked(command, recipe):
     assert lines("a") == lines("runs/tiny")
 
 
+def test_a_run_in_the_way_of_one_that_goes_on_elsewhere(command, recipe):
+    """It is refused in a line that says what to do, and what it says is done."""
+    command("train", recipe, "--work-dir", "a")
+    command("train", recipe, "--work-dir", "b", "--set", "epochs=1")
+    words = ("train", recipe, "--work-dir", "b", "--resume", "a/checkpoints/iter_00000003")
+    refused, done = command(*words), command(*words, "--overwrite")
+
+    assert (2, "", 1) == (*refused[:2], len(refused[2].splitlines()))
+    assert "b holds another run than a/checkpoints/iter_00000003; go on with it (--resume alone), replace" in refused[2]
+    assert (0, command("digest", "a")[1]) == (done[0], command("digest", "b")[1])
+    assert lines("a")[-1:] == lines("b")[-1:]
+
+
 def test_a_finished_run_resumed_says_so(command, recipe):
     """And prints its result again."""
     first = command("train", recipe)

@@ -86,7 +86,7 @@ def ran(directory, *settings, resume=None, recipe=RECIPE):
 
 
 def alter(run, iter, change=None):
-    """Change one weight of a checkpoint, and sign its manifest again."""
+    """Change one weight of a checkpoint, or what is asked for, and sign its manifest again."""
     place = path_of(run, iter)
     state, manifest = pr.load(place), read_manifest(place)
     weight = state["params", WEIGHT].clone()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 import purerun as pr
-from purerun.checkpoint import last, names, path_of, read_manifest
+from purerun.checkpoint import SaveError, last, names, path_of, read_manifest
 from purerun.history import HistoryError, fork, verify
 from purerun.recipe import RecipeError, override, text
 from tests.history.runs import RECIPE, digests, lines, ran
@@ -99,3 +102,72 @@ def test_the_first_checkpoint_knows_the_libraries_and_the_program(run, tmp_path)
     old, new = read_manifest(path_of(run, 5)), fork(run, RECIPE, 5, tmp_path / "fork")
 
     assert (old.program, old.fingerprint, old.versions) == (new.program, new.fingerprint, new.versions)
+
+
+@pytest.mark.parametrize("where", ["checkpoints/iter_00000005", "checkpoints/iter_00000005/a/b", "checkpoints/c"])
+def test_a_place_that_is_removed_with_old_checkpoints_is_refused(run, where):
+    """Nothing is written there."""
+    before = sorted(run.rglob("*"))
+    with pytest.raises(
+        HistoryError, match=r"lies (in the checkpoint|among the checkpoints of) .*; choose another place"
+    ):
+        fork(run, RECIPE, 5, run / where)
+
+    assert before == sorted(run.rglob("*"))
+
+
+def test_a_checkpoint_that_is_no_run_s_is_no_place_either(run, tmp_path):
+    """By whatever name it is called."""
+    pr.save(pr.testing.counted(iter=3), tmp_path / "alone")
+    (tmp_path / "link").symlink_to(tmp_path / "alone")
+    with pytest.raises(HistoryError, match=r"link lies in the checkpoint .*alone; choose another place"):
+        fork(run, RECIPE, 5, tmp_path / "link")
+
+
+def fill_disk(patch, changes):
+    """Let the disk take so many changes of a name, and then none."""
+    left, replace = iter(range(changes)), Path.replace
+
+    def moved(path, target):
+        if next(left, None) is None:
+            raise OSError(28, "No space left on device", str(target))
+        return replace(path, target)
+
+    patch.setattr(Path, "replace", moved)
+
+
+@pytest.mark.parametrize("iter", [5, 7])
+@pytest.mark.parametrize("place", ["new/a/b", "old"])
+def test_a_fork_that_fails_leaves_nothing_behind(run, tmp_path, place, iter):
+    """At whichever change of the disk; so it can be tried again."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "notes").touch()
+    before, failures = sorted(tmp_path.rglob("*")), 0
+    for changes in range(99):
+        with pytest.MonkeyPatch.context() as patch:
+            fill_disk(patch, changes)
+            try:
+                fork(run, RECIPE, iter, tmp_path / place)
+            except SaveError:
+                failures += 1
+                assert before == sorted(tmp_path.rglob("*"))
+            else:
+                break
+    ran(tmp_path / place, resume="last")
+
+    assert failures >= 6
+    assert digests()[12] == pr.digest(pr.load(tmp_path / place))
+
+
+def test_a_fork_that_was_killed_is_not_in_the_way(run, tmp_path):
+    """Neither while its files were made, nor while they were brought to their place."""
+    place, ready = tmp_path / "fork", tmp_path / "ready"
+    fork(run, RECIPE, 5, ready)
+    for done in (["recipe.toml", "log.jsonl"], ["recipe.toml"], []):
+        shutil.copytree(ready, place / ".fork")
+        for name in done:
+            (place / ".fork" / name).rename(place / name)
+        fork(run, RECIPE, 5, place)
+
+        assert ["checkpoints", "log.jsonl", "recipe.toml"] == sorted(each.name for each in place.iterdir())
+        shutil.rmtree(place)

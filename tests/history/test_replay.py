@@ -136,9 +136,30 @@ def test_a_run_that_began_with_other_weights_begins_with_them_again(run):
     (gone, *_) = verify(place, RECIPE)
 
     assert [(0, 5, True), (5, 10, True), (10, 12, True)] == found
-    assert f"it cannot be recomputed: the run began with the weights of {run}, which are others now" in changed.why
+    assert f"the run began with the weights of {run}, which are others now" in changed.why
     assert f"the run began with the weights of {run}, which cannot be read: " in gone.why
+    assert [(False, "")] * 2 == [(each.checked, each.leaf) for each in (changed, gone)]
     assert [True, True] == [each.agrees for each in rest]
+
+
+def test_the_weights_are_found_from_another_folder(run, monkeypatch, tmp_path):
+    """Also when they were named from the folder of that time."""
+    monkeypatch.chdir(run.parent)
+    train(RECIPE, "tuned", weights=run.name)
+    monkeypatch.chdir("/")
+
+    assert [True] * 3 == [finding.agrees for finding in verify(tmp_path / "tuned", RECIPE)]
+
+
+def test_without_the_weights_what_follows_is_still_checked(run):
+    """Its first stretch is not, and its last checkpoint was altered."""
+    place = run.parent / "tuned"
+    train(RECIPE, place, weights=run)
+    shutil.rmtree(run)
+    alter(place, 12)
+
+    assert [(False, False), (True, True), (True, False)] == [(f.checked, f.agrees) for f in verify(place, RECIPE)]
+    assert [(False, False)] == [(f.checked, f.agrees) for f in verify(place, RECIPE, samples=3)][:1]
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 import purerun as pr
-from purerun.checkpoint import last, names, path_of, read_manifest
+from purerun.checkpoint import CheckpointError, SaveError, last, names, path_of, read_manifest
 from purerun.history import HistoryError, rewind, verify
+from purerun.sinks import SinkError
 from tests.history.runs import RECIPE, alter, digests, lines, ran
 
 
@@ -110,3 +114,45 @@ def test_an_iteration_that_was_not_reached_is_refused(run, iter):
         rewind(run, RECIPE, iter)
 
     assert "iter_00000012" == last(run)
+
+
+def test_a_disk_that_takes_nothing_is_told_in_a_line(run, monkeypatch):
+    """The scratch folder, the copy of the log; and a log that cannot be read."""
+    (run / ".rewind").touch()  # a file, where a folder must be made
+    with pytest.raises(SaveError, match=r"\.rewind: cannot be written: File exists"):
+        rewind(run, RECIPE, 7)
+    (run / ".rewind").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", refuse)
+        with pytest.raises(SaveError, match=r"log\.jsonl: cannot be written: No space left on device"):
+            rewind(run, RECIPE, 7)
+    with monkeypatch.context() as patch:
+        read = Path.read_bytes
+        patch.setattr(Path, "read_bytes", lambda path: refuse() if path.name == "log.jsonl" else read(path))
+        with pytest.raises(CheckpointError, match=r"log\.jsonl: cannot be read: No space left on device"):
+            rewind(run, RECIPE, 7)
+
+    assert digests()[7] == rewind(run, RECIPE, 7).digest
+
+
+def refuse(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_run_that_another_process_trains_is_not_taken_back(run):
+    """It would write over what this one writes."""
+    script = (
+        "import fcntl, sys; lock = open(sys.argv[1], 'w'); fcntl.lockf(lock, fcntl.LOCK_EX); print(flush=True); "
+        "sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, run / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with other:
+        other.stdout.readline()
+        with pytest.raises(SinkError, match="another process trains a run there"):
+            rewind(run, RECIPE, 7)
+        other.stdin.close()
+
+    assert "iter_00000012" == last(run)
+    assert digests()[7] == rewind(run, RECIPE, 7).digest

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+
 import attrs
 import pytest
 import torch
 
 import purerun as pr
-from purerun.checkpoint import path_of
-from purerun.history import HistoryError, verify
-from tests.history.runs import RAYS, RECIPE, WEIGHT, alter, ran
+from purerun.checkpoint import path_of, read_manifest
+from purerun.checkpoint.manifest import MANIFEST
+from purerun.history import HistoryError, fork, rewind, verify
+from purerun.recipe import override, train
+from tests.history.runs import RAYS, RECIPE, WEIGHT, alter, digests, ran
 
 WORDS = {"": "", "only this": "altered", "the run itself": "diverged", "altered, or": "open", "damaged": "damaged"}
 
@@ -138,6 +142,73 @@ def test_a_sample_that_does_not_agree_is_looked_at_with_its_neighbours(run, seed
 
     assert [finding for finding in findings if finding[2]] in (guilty, [])
     assert findings == [(10, 12, "", "")] or findings[:1] == guilty
+
+
+def sign(run, iter, **claims):
+    """Let a manifest claim something else, with a good signature."""
+    place = path_of(run, iter)
+    manifest = attrs.evolve(read_manifest(place), **claims)
+    (place / MANIFEST).write_text(manifest.text(), encoding="ascii")
+
+
+@pytest.mark.parametrize("samples", [None, 9])
+@pytest.mark.parametrize(
+    ("iter", "claims", "why"),
+    [
+        (10, {"scores": {"accuracy": 0.99}}, "its manifest tells the score accuracy 0.99 where the state has none"),
+        (12, {"scores": {"accuracy": 0.99}}, "its manifest tells the score accuracy 0.99 where the state has 0."),
+        (12, {"scores": {}}, "its manifest tells the score accuracy not at all where the state has 0."),
+        (10, {"parent": "a" * 64}, f"its manifest names the parent {'a' * 64}, and no earlier state of the run has"),
+    ],
+)
+def test_a_manifest_that_claims_something_false_is_named(run, iter, claims, why, samples):
+    """Its state is what was computed, and its signature is good."""
+    sign(run, iter, **claims)
+    found = {finding.until: finding for finding in verify(run, RECIPE, samples=samples)}
+
+    assert found[iter].why.startswith(why)
+    assert [until for until in (5, 10, 12) if until != iter] == [u for u, f in found.items() if f.agrees]
+    assert "" == found[iter].leaf
+
+
+@pytest.mark.parametrize("iter", [10, 12])
+def test_a_state_is_not_its_own_parent(run, iter):
+    """Nor is a later one."""
+    sign(run, iter, parent=digests()[iter])
+    sign(run, 5, parent=digests()[iter])
+
+    assert [False, iter != 10, iter != 12] == [finding.agrees for finding in verify(run, RECIPE)]
+
+
+def test_the_parent_of_an_altered_checkpoint_s_successor_is_the_recomputed_one(run):
+    """That the successor was signed again to name the altered one is noticed."""
+    alter(run, 5)
+    sign(run, 10, parent=read_manifest(path_of(run, 5)).digest)
+
+    assert [False, False, True] == [finding.agrees for finding in verify(run, RECIPE)]
+
+
+def test_a_parent_that_is_gone_is_computed_again(run, changed):
+    """It was pruned: at a change of the recipe, before the first checkpoint left, or since the run was taken back."""
+    shutil.rmtree(path_of(run, 5))
+    shutil.rmtree(path_of(changed, 6))
+    early = ran(run.parent / "early", "keep=1")
+    rewind(early, RECIPE, 11)
+
+    assert [(0, 10, True), (10, 12, True)] == [(f.since, f.until, f.agrees) for f in verify(run, RECIPE)]
+    assert [(0, 5, True), (5, 10, True), (10, 14, True)] == [
+        (f.since, f.until, f.agrees) for f in verify(changed, RECIPE)
+    ]
+    assert [(0, 11, True), (11, 12, True)] == [(f.since, f.until, f.agrees) for f in verify(early, RECIPE)]
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_of_another_one_is_sound(run, tmp_path):
+    """Its first parent was never in it; nor is that of a fork."""
+    train(override(RECIPE, ["optimizer.lr=0.3"]), tmp_path / "a", resume=path_of(run, 10), asked=["optimizer.lr"])
+    fork(run, RECIPE, 7, tmp_path / "b", ["optimizer.lr=0.3"])
+
+    assert [True] == [finding.agrees for finding in verify(tmp_path / "a", RECIPE)]
+    assert [True] == [finding.agrees for finding in verify(tmp_path / "b", RECIPE)]
 
 
 def test_altered_data_are_another_recipe(run):
