@@ -1,5 +1,5 @@
 # Short names for what is done often, in the environment that the README's test command makes.
-.PHONY: check test laws docs bench constraints
+.PHONY: check test laws docs orders bench constraints
 bin := .venv/bin
 
 check: ## format, lint, types, floors
@@ -14,6 +14,9 @@ laws: ## the laws and all slow tests, with many more examples
 docs: ## strict: a reference that leads nowhere is an error
 	$(bin)/pip install --quiet -c constraints.txt -e '.[docs]'
 	$(bin)/sphinx-build -n -W --keep-going -b html docs docs/_build/html
+
+orders: ## the table of orders of the wrappers, for docs/wrappers.md
+	@$(bin)/python -c 'from purerun.wrappers.orders import table; print(table())'
 
 bench: ## beside hand-written loops and peers; alone on the machine, please
 	$(bin)/pip install --quiet -c constraints.txt -e '.[bench]'

@@ -2,6 +2,7 @@
 
 from purerun.metrics.accuracy import Accuracy
 from purerun.metrics.confusion import F1, ConfusionMatrix
+from purerun.metrics.each import Each
 from purerun.metrics.foreign import Torchmetrics
 from purerun.metrics.mean import Last, Loss, Mean
 from purerun.metrics.metric import Metric, Tally
@@ -12,6 +13,7 @@ __all__ = [
     "F1",
     "Accuracy",
     "ConfusionMatrix",
+    "Each",
     "Last",
     "Loss",
     "Mean",

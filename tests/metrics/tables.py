@@ -116,6 +116,12 @@ def _by_label(output: Tensor, batch: Any) -> Tensor:
     return batch["label"].float()
 
 
+def _for_two(size: int) -> tuple[Tensor, Any]:
+    """Draw the outputs of two members for one batch."""
+    output, batch = scores(size)
+    return torch.stack([output, output.flip(1)]), batch
+
+
 OURS = [
     Row("accuracy", metrics.Accuracy(), scores),
     Row("accuracy top 2", metrics.Accuracy(topk=2, target="label"), scores),
@@ -132,6 +138,9 @@ OURS = [
     Row("loss", metrics.Loss(_loss), scores, 1e-6),
     Row("loss weighted", metrics.Loss(_weighted_loss), scores, 1e-6),
     Row("last", metrics.Last(_entropy), scores, 1e-14, ordered=True),
+    # The samples are not in the first dimension, so batches cannot be joined as they are for the others.
+    Row("each accuracy", metrics.Each(2, metrics.Accuracy()), _for_two, ordered=True),
+    Row("each confusion", metrics.Each(2, metrics.ConfusionMatrix(CLASSES)), _for_two, ordered=True),
 ]
 
 

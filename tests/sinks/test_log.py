@@ -151,6 +151,21 @@ def test_what_is_no_scalar_is_left_out(tmp_path):
     assert {"mode", "epoch", "iter", "loss"} == set(runs.lines(tmp_path / "log.jsonl")[0])
 
 
+def test_members_of_a_population_have_names_of_their_own(tmp_path, capsys):
+    """In the file each has its value; on the console, where there may be hundreds, the range; NaN is not hidden."""
+    own = torch.tensor([0, 1], dtype=torch.int64)
+    scores = {"acc": torch.tensor([0.5, 0.75]), "iter": torch.tensor(0)}
+    reports = [{"loss": torch.tensor([1.0, torch.nan]), "n": torch.tensor(2.0)}, {"loss": torch.tensor([2.0, 3.0])}]
+    states = [counted(iter=i + 1, metrics=r, scores={**scores, "iter": torch.tensor(i)}) for i, r in enumerate(reports)]
+    sink = pr.sinks.Log(every=2, path=tmp_path / "log.jsonl")
+    runs.drain(pr.watch(iter([state.replace(seeds=own) for state in states]), sink))
+    lines = [{k: v for k, v in line.items() if k not in runs.CLOCKS} for line in runs.lines(tmp_path / "log.jsonl")]
+
+    assert {"mode": "train", "epoch": 0, "iter": 2, "loss[0]": 1.5, "loss[1]": "nan", "n": 2.0} in lines
+    assert [0.5, 0.75] == [lines[0]["acc[0]"], lines[0]["acc[1]"]]
+    assert "loss 1.5, nan" in capsys.readouterr().err
+
+
 def test_the_console_shows_the_same_lines(capsys):
     """Without a file, readable lines on stderr, and nothing on stdout."""
     runs.drain(pr.watch(runs.states(iters=4), pr.sinks.Log(every=2)))

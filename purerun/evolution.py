@@ -1,0 +1,85 @@
+"""Population-based training: the next generation of a population, as a function of states, scores and a key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from purerun.population import SEEDS, Path, choose, members
+from purerun.random import Key
+from purerun.state import Draft, State, StateError, leaves
+
+
+def evolve(
+    state: State,
+    scores: Tensor,
+    key: Key,
+    *,
+    hyper: Sequence[str] = ("lr",),
+    share: float = 0.25,
+    factors: Sequence[float] = (0.8, 1.25),
+) -> State:
+    """Make the next generation of population-based training (Jaderberg et al., 2017), by truncation selection.
+
+    The worst members become copies of the best (exploit), with hyper-parameters that are moved by a factor
+    drawn at random (explore).  Chance stays with the place: a copy draws other masks than its model.
+
+    Args:
+        state: a population.
+        scores: one for each member, the larger the better; NaN is the worst.
+        key: what the draws depend on, such as `pr.Key.of(seed, "evolve", generation)`.
+        hyper: which hyper-parameters are explored.
+        share: how many of the members are replaced, rounded down; at most a half.
+        factors: what one of is drawn for each copy and hyper-parameter.
+
+    Raises:
+        StateError: the state is no population, or has no such hyper-parameter.
+        ValueError: the scores or the share do not fit.
+
+    >>> import purerun as pr
+    >>> step = pr.TrainStep(torch.nn.Linear(2, 1), lambda model, x: model(x).mean(), pr.optim.SGD(), engine="func")
+    >>> population = pr.wrap(step, pr.Vmap(4, hyper={"lr": [0.1, 0.2, 0.4, 0.8]})).init()
+    >>> evolve(population, torch.tensor([0.5, 0.9, 0.7, 0.1]), Key.of(0), factors=[2.0])["hyper", "lr"].tolist()
+    [0.1, 0.2, 0.4, 0.4]
+    """
+    count = members(state)
+    if scores.shape != (count,) or not 0 <= share <= 0.5:
+        raise ValueError(
+            f"expected {count} scores, one for each member, and a share between 0 and 0.5, "
+            f"got scores of shape {list(scores.shape)} and share={share}"
+        )
+    ranked = scores.nan_to_num(nan=-torch.inf, neginf=-torch.inf).argsort(descending=True, stable=True).tolist()
+    replaced = int(count * share)
+    copies = dict(zip(ranked[count - replaced :], ranked[:replaced], strict=True))
+    after = choose(state, [copies.get(place, place) for place in range(count)])
+    moved = {path: _explored(after, path, copies, key, factors) for path in _paths(state, hyper)}
+    return after.replace({SEEDS: state[SEEDS], "hyper": _nested(moved)})
+
+
+def _explored(state: State, path: Path, copies: Mapping[int, int], key: Key, factors: Sequence[float]) -> Tensor:
+    leaf = state[("hyper", *path)].clone()
+    chance = key.fold_in("explore", *path).generator()
+    drawn = torch.randint(len(factors), (len(leaf),), generator=chance, device="cpu").tolist()
+    for place in copies:
+        leaf[place] *= factors[drawn[place]]
+    return leaf
+
+
+def _paths(state: State, names: Sequence[str]) -> list[Path]:
+    """Find hyper-parameters by the names under which steps report them."""
+    known = {".".join(path): path for path, _ in leaves(state["hyper"])}
+    if unknown := [name for name in names if name not in known]:
+        raise StateError(f"expected hyper-parameters among {sorted(known)}, got {unknown}")
+    return [known[name] for name in names]
+
+
+def _nested(flat: Mapping[Path, Tensor]) -> Draft:
+    tree: Draft = {}
+    for path, leaf in flat.items():
+        inner = tree
+        for name in path[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[path[-1]] = leaf
+    return tree

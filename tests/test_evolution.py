@@ -1,0 +1,84 @@
+"""Population-based training finds what is known to be best, and is a function of a key."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import purerun as pr
+
+CURVATURE = 4.0
+BEST = 1 / CURVATURE
+"""One step of this size on `CURVATURE / 2 * w**2` is at the minimum; half of it halves the error, and so on."""
+
+
+def valley(model, batch):
+    """Compute a parabola, moved a little by each batch, so that no error stays zero."""
+    return CURVATURE / 2 * (model.weight - batch).square().sum()
+
+
+def population(rates):
+    """Make a sweep over learning rates, and its first state."""
+    torch.manual_seed(0)
+    step = pr.TrainStep(nn.Linear(1, 1, bias=False), valley, pr.optim.SGD(lr=0.1), engine="func", nonfinite="allow")
+    sweep = pr.wrap(step, pr.Vmap(len(rates), hyper={"lr": rates}))
+    return sweep, sweep.init(0)
+
+
+def evolved(rates, generations, seed=0):
+    """Train, judge and select, again and again."""
+    sweep, state = population(rates)
+    for generation in range(generations):
+        for target in (1.0, -1.0, 1.0):
+            state = sweep(state, torch.tensor(target))
+        error = (state["params", "weight"].flatten() - 1.0).abs()
+        state = pr.evolve(state, -error, pr.Key.of(seed, "evolve", generation))
+    return state
+
+
+def test_it_finds_the_best_learning_rate():
+    """From rates that are all much too small."""
+    rates = [BEST / 40 * 1.1**place for place in range(8)]
+    found = evolved(rates, generations=30)["hyper", "lr"].tolist()
+
+    assert all(abs(math.log(rate / BEST)) > 3 for rate in rates)
+    assert all(abs(math.log(rate / BEST)) < 0.5 for rate in found)
+
+
+def test_it_is_a_function_of_the_key():
+    """The same generations from the same key, others from another."""
+    rates = [0.01, 0.02, 0.04, 0.08]
+    digests = [pr.digest(evolved(rates, 4, seed)) for seed in (0, 0, 1)]
+
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_worst_become_the_best_and_explore():
+    """A copy has everything of its model but its chance and the moved hyper-parameter; the rest stay as they were."""
+    sweep, state = population([0.1, 0.2, 0.3, 0.4])
+    state = sweep(state, torch.tensor(2.0))
+    after = pr.evolve(state, torch.tensor([0.5, torch.nan, 0.9, 0.1]), pr.Key.of(3), share=0.5, factors=[10.0])
+
+    model = [0, 0, 2, 2]
+    assert state["params", "weight"][model].tolist() == after["params", "weight"].tolist()
+    assert [0.1, 1.0, 0.3, 3.0] == after["hyper", "lr"].tolist()
+    assert state["seeds"].tolist() == after["seeds"].tolist()
+    for place in (0, 2):
+        assert pr.digest(pr.unstack(state)[place]) == pr.digest(pr.unstack(after)[place])
+
+
+def test_what_does_not_fit_is_refused():
+    """Scores of another number, a share of more than a half, an unknown hyper-parameter, a single run."""
+    sweep, state = population([0.1, 0.2])
+    scores, key = torch.zeros(2), pr.Key.of(0)
+    with pytest.raises(ValueError, match="expected 2 scores"):
+        pr.evolve(state, torch.zeros(3), key)
+    with pytest.raises(ValueError, match=r"share=0\.6"):
+        pr.evolve(state, scores, key, share=0.6)
+    with pytest.raises(pr.StateError, match=r"got \['rate'\]"):
+        pr.evolve(state, scores, key, hyper=["rate"])
+    with pytest.raises(pr.StateError, match="expected a population"):
+        pr.evolve(sweep.step.init(), torch.zeros(0), key)
