@@ -14,6 +14,7 @@ from torch import Tensor
 
 from purerun.data.permute import permute
 from purerun.random import Key, bits
+from purerun.valid import whole
 
 Reader = Callable[[int, int], Tensor]
 """One epoch's order: (start, stop) -> the indices at these positions, int64 [stop - start]."""
@@ -160,6 +161,33 @@ def _drawn(key: Key, cumulated: Tensor, start: int, stop: int) -> Tensor:
     # right=True: a sample of weight zero owns an empty interval and is never found.
     found = torch.searchsorted(cumulated, _unit(key, start, stop) * cumulated[-1], right=True)
     return found.clamp_(max=int(torch.searchsorted(cumulated, cumulated[-1])))
+
+
+@attrs.frozen
+class Seeded(Order):
+    """An order with a seed of its own: the same for all runs, whatever theirs is.
+
+    The runs of a sweep see one order; so does each of them that goes on alone, or is compared with another.
+
+    Attributes:
+        order: what is ordered so, such as `Shuffle()`.
+        seed: its seed.
+
+    >>> order = Seeded(Shuffle(), seed=7)
+    >>> [order.indices(seed, 0, 0, 4, 4).equal(Shuffle().indices(7, 0, 0, 4, 4)) for seed in (0, 1)]
+    [True, True]
+    """
+
+    order: Order = attrs.field(validator=attrs.validators.instance_of(Order))
+    seed: int = attrs.field(default=0, validator=whole(0))
+
+    def length(self, size: int) -> int | None:
+        """Count the positions of an epoch: as many as in the order."""
+        return self.order.length(size)
+
+    def reader(self, seed: int, epoch: int, size: int) -> Reader:
+        """Prepare one epoch by the seed of this order."""
+        return self.order.reader(self.seed, epoch, size)
 
 
 @attrs.frozen

@@ -58,6 +58,11 @@ class Clip(Wrapper):
         _ = self.transform  # says now what is wrong with the number
 
     @property
+    def kind(self) -> str:
+        """By value is another kind: it makes infinities finite."""
+        return "Clip" if self.value is None else "Clip by value"
+
+    @property
     def transform(self) -> Transform:
         """The clipping as a pure function of gradients."""
         if self.norm is not None:
@@ -76,23 +81,17 @@ class Clip(Wrapper):
         """Begin with norms of 0."""
         return {name: torch.zeros((), dtype=torch.float32, device=step.device) for name in ("before", "after")}
 
-    def __call__(self, step: Step) -> Step:
-        """Wrap a step.
+    def check(self, step: Step) -> None:
+        """Refuse a line search, which takes gradients of its own.
 
         Raises:
-            ValueError: its optimizer is a line search, which takes gradients of its own; or it is a sweep.
+            ValueError: the step's optimizer is one.
         """
-        if step.members:
-            raise ValueError(
-                "expected Clip inside of Vmap, got it around, where the norm would be one of all members together; "
-                "write pr.wrap(step, pr.Clip(...), pr.Vmap(n))"
-            )
         if step.closes:
             raise ValueError(
                 "expected a step whose optimizer takes gradients as they are, got one that searches along a line and "
                 "takes more of them; put the clipping before it: pr.optim.chain(clip=pr.optim.ClipNorm(...), ...)"
             )
-        return super().__call__(step)
 
     def write(self, step: Step, draft: Draft, grads: Grads) -> None:
         """Write the inner update of the clipped gradients, and keep their norms."""

@@ -52,23 +52,22 @@ class Compile(Wrapper):
     what: Literal["step", "grad"] = attrs.field(default="step", validator=one_of("step", "grad"))
     graphs: int = attrs.field(default=8, validator=whole(1), kw_only=True)
 
-    def __call__(self, step: Step) -> Step:
-        """Wrap a step.
+    def check(self, step: Step) -> None:
+        """Refuse a line search, which decides by the values that it finds.
 
         Raises:
-            ValueError: its optimizer is a line search, or it talks to other processes.
+            ValueError: the step's optimizer is one.
         """
         if step.closes:
             raise ValueError(
                 "expected a step whose optimizer takes gradients as they are, got one that searches along a line, "
                 "which decides by the values that it finds; leave Compile out"
             )
-        if step.share is not None:
-            raise ValueError(
-                "expected a step without DataParallel in it, whose processes wait for each other, which no graph can; "
-                "put Compile inside of DataParallel"
-            )
+
+    def wrapped(self, step: Step) -> Step:
+        """Make the step whose halves are compiled."""
         return Compiled(step, self)
+
 
 
 @attrs.frozen

@@ -67,19 +67,6 @@ class Masters(Wrapper):
             for name, param in narrow.items()
         }
 
-    def __call__(self, step: Step) -> Step:
-        """Wrap a step.
-
-        Raises:
-            ValueError: it is a sweep.
-        """
-        if step.members:
-            raise ValueError(
-                "expected Masters around a single run, got it around Vmap, whose members it cannot see; make the model "
-                "in float32 and use Precision('bfloat16')"
-            )
-        return super().__call__(step)
-
     def write(self, step: Step, draft: Draft, grads: Grads) -> None:
         """Write the inner update of the masters, and round them to the parameters."""
         rest = draft[self.slot]

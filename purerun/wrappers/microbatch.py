@@ -60,19 +60,6 @@ class Microbatch(Wrapper):
         """Begin with `count` parts."""
         return {"parts": torch.tensor(self.count, device="cpu")} if self.slot else {}
 
-    def __call__(self, step: Step) -> Step:
-        """Wrap a step.
-
-        Raises:
-            ValueError: it reads batches that are cut into shards already.
-        """
-        if step.share is not None:
-            raise ValueError(
-                "expected a step that reads whole batches, got one that reads shards of them; cut each shard instead: "
-                "wrap with Microbatch first and DataParallel after it"
-            )
-        return super().__call__(step)
-
     def read(self, step: Step, draft: Draft, batch: Any, how: Pass) -> Grads:
         """Read the parts of a batch.
 

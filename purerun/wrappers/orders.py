@@ -92,6 +92,11 @@ REFUSALS = (
         "processes wait for each other in it, which no graph and no map can; put DataParallel around",
     ),
     Refusal(
+        ("DataParallel",),
+        ("Vmap",),
+        "processes exchange one number a metric, and a population has one for each member; sweep in each process alone",
+    ),
+    Refusal(
         ("Microbatch",),
         ("DataParallel",),
         "a process has its shards of the batch and no whole one to cut; put DataParallel around Microbatch",

@@ -67,6 +67,11 @@ class Precision(Wrapper):
     growth_interval: int = attrs.field(default=2000, kw_only=True, validator=whole(1))
 
     @property
+    def kind(self) -> str:
+        """With a scale it is another kind: it decides about updates."""
+        return "Precision" if self.scale is None else "Precision with a scale"
+
+    @property
     def slot(self) -> str:
         """Where the scale lives, if there is one."""
         return "" if self.scale is None else "precision"
@@ -95,24 +100,17 @@ class Precision(Wrapper):
             "growth_tracker": torch.zeros((), dtype=torch.int32, device=step.device),
         }
 
-    def __call__(self, step: Step) -> Step:
-        """Wrap a step.
+    def check(self, step: Step) -> None:
+        """Refuse a line search, which looks at losses of its own, where the loss is scaled.
 
         Raises:
-            ValueError: the loss is scaled, and the optimizer is a line search, which looks at losses of its own, or
-                the step is a sweep.
+            ValueError: the step's optimizer is one.
         """
-        if step.members and self.scale is not None:
-            raise ValueError(
-                "expected Precision('float16') around a single run, got it around Vmap, where an overflow of one "
-                "member would hold up all; use Precision('bfloat16'), which has no scale"
-            )
         if step.closes and self.scale is not None:
             raise ValueError(
                 "expected a step whose optimizer takes gradients as they are, got one that searches along a line, "
                 "where scaled losses cannot be left out; use Precision('bfloat16')"
             )
-        return super().__call__(step)
 
     def around(self, device: torch.device) -> AbstractContextManager[Any]:
         """Make the autocast, for a `with` block.

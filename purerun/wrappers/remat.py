@@ -49,8 +49,8 @@ class Remat(Wrapper):
 
     modules: tuple[str, ...] = attrs.field(converter=_patterns, validator=attrs.validators.min_len(1))
 
-    def __call__(self, step: Step) -> Step:
-        """Wrap a step.
+    def check(self, step: Step) -> None:
+        """Refuse modules that are not there, and an engine that cannot run a forward again.
 
         Raises:
             ModelError: a pattern matches no module, or one that only holds others.
@@ -62,7 +62,6 @@ class Remat(Wrapper):
                 "part of the forward again; change the engine, or leave Remat out"
             )
         self._chosen(step)
-        return super().__call__(step)
 
     def read(self, step: Step, draft: Draft, batch: Any, how: Pass) -> Grads:
         """Compute gradients while the chosen modules run again."""

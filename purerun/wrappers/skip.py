@@ -59,23 +59,17 @@ class SkipNonFinite(Wrapper):
         """Make counts of zero, where the gradients are."""
         return {name: torch.zeros((), dtype=torch.int64, device=step.device) for name in ("total", "row")}
 
-    def __call__(self, step: Step) -> Step:
-        """Wrap a step.
+    def check(self, step: Step) -> None:
+        """Refuse a line search, which looks at losses of its own.
 
         Raises:
-            ValueError: its optimizer is a line search, which looks at losses of its own; or it is a sweep.
+            ValueError: the step's optimizer is one.
         """
-        if step.members:
-            raise ValueError(
-                "expected SkipNonFinite around a single run, got it around Vmap, where one bad member would stop all; "
-                "leave it out: what is NaN in one member stays in that member"
-            )
         if step.closes:
             raise ValueError(
                 "expected a step whose optimizer takes gradients as they are, got one that searches along a line: what "
                 "it finds there is not seen from here. Leave SkipNonFinite out"
             )
-        return super().__call__(step)
 
     def read(self, step: Step, draft: Draft, batch: Any, how: Pass) -> Grads:
         """Read, and keep the buffers of before if what was read is bad.

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, IterableDataset, RandomSampler
 
-from purerun.data import Compose, Infinite, Loader, Noise, Position, Sequential, Shift, Shuffle, Tensors, Weighted
+from purerun.data import Compose, Infinite, Loader, Noise, Position, Seeded, Sequential, Shift, Shuffle, Tensors, Weighted
 from purerun.random import Key
 from tests.data.samples import Named, Noisy, generators, noisy_collate, rows, same, state
 
@@ -42,7 +42,7 @@ DATASETS = st.builds(
     st.sampled_from([images, Noisy, Named, lambda size: Tensors(torch.arange(size), torch.rand(size, 2))]),
     st.integers(1, 20),
 )
-ORDERS = st.sampled_from([None, Sequential(), Shuffle(), Shuffle("feistel")])
+ORDERS = st.sampled_from([None, Sequential(), Shuffle(), Shuffle("feistel"), Seeded(Shuffle(), seed=3)])
 
 
 @st.composite

@@ -295,3 +295,9 @@ def test_any_setting_makes_a_value_or_a_recipe_error(path, text):
     except RecipeError:
         return
     assert isinstance(changed, Inner)
+
+
+def test_brackets_without_end_are_refused():
+    """In one line, however deep."""
+    with pytest.raises(RecipeError, match="expected a value for lr, got brackets nested too deep"):
+        override(pr.optim.SGD(lr=0.1), ["lr=" + "[" * 5000 + "]" * 5000])

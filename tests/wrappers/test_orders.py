@@ -52,10 +52,15 @@ def bare(*kinds):
 
 def pairs(*, allowed):
     """List pairs of kinds, the inner one first, as parameters of a test."""
-    for inner, outer in product(WRAPPERS, repeat=2):
-        if (orders.reason(inner, outer) is None) == allowed:
-            marks = [pytest.mark.slow] if {inner, outer} & set(SECONDS) else []
-            yield pytest.param(inner, outer, id=f"{inner} in {outer}", marks=marks)
+    return [
+        pytest.param(inner, outer, id=f"{inner} in {outer}", marks=_cost(inner, outer) if allowed else ())
+        for inner, outer in product(WRAPPERS, repeat=2)
+        if (orders.reason(inner, outer) is None) == allowed
+    ]
+
+
+def _cost(*kinds):
+    return [pytest.mark.slow] if set(kinds) & set(SECONDS) else []
 
 
 def test_each_kind_has_its_row():
@@ -75,7 +80,7 @@ def test_each_kind_has_its_row():
 @pytest.mark.parametrize(("inner", "outer"), pairs(allowed=False))
 def test_what_makes_no_sense_is_refused_with_the_reason(inner, outer):
     """Next to each other, and with something between them."""
-    step = pr.wrap(bare(inner) if inner == "Remat" else bare(inner, outer), WRAPPERS[inner])
+    step = pr.wrap(bare(*({inner, outer} if inner != "Remat" else {inner})), WRAPPERS[inner])
     said = re.escape(f"expected no {outer} around {inner}: {orders.reason(inner, outer)}")
     with pytest.raises(ValueError, match=said):
         pr.wrap(step, WRAPPERS[outer])
