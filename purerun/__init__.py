@@ -16,11 +16,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from purerun import algebra as algebra
     from purerun import checkpoint as checkpoint
     from purerun import data as data
     from purerun import hooks as hooks
+    from purerun import initial as initial
     from purerun import metrics as metrics
     from purerun import optim as optim
+    from purerun import processes as processes
     from purerun import random as random
     from purerun import schedule as schedule
     from purerun import sinks as sinks
@@ -29,8 +32,14 @@ if TYPE_CHECKING:
     from purerun.checkpoint import load_weights as load_weights
     from purerun.checkpoint import save as save
     from purerun.data import Loader as Loader
+    from purerun.derivatives import Noise as Noise
+    from purerun.derivatives import loss_at as loss_at
+    from purerun.derivatives import noise_scale as noise_scale
+    from purerun.derivatives import per_sample as per_sample
+    from purerun.derivatives import unroll as unroll
     from purerun.evaluate import PredictStep as PredictStep
     from purerun.evaluate import ValStep as ValStep
+    from purerun.evolution import evolve as evolve
     from purerun.grad import Grads as Grads
     from purerun.grad import Loss as Loss
     from purerun.grad import Pass as Pass
@@ -41,6 +50,9 @@ if TYPE_CHECKING:
     from purerun.loop import TestLoop as TestLoop
     from purerun.loop import TrainLoop as TrainLoop
     from purerun.loop import ValLoop as ValLoop
+    from purerun.population import choose as choose
+    from purerun.population import stack as stack
+    from purerun.population import unstack as unstack
     from purerun.random import Key as Key
     from purerun.recipe import Module as Module
     from purerun.recipe import Recipe as Recipe
@@ -52,7 +64,19 @@ if TYPE_CHECKING:
     from purerun.step import init as init
     from purerun.train import TrainStep as TrainStep
     from purerun.wrappers import EMA as EMA
+    from purerun.wrappers import SWA as SWA
     from purerun.wrappers import Accumulate as Accumulate
+    from purerun.wrappers import AnnealedEMA as AnnealedEMA
+    from purerun.wrappers import Clip as Clip
+    from purerun.wrappers import Compile as Compile
+    from purerun.wrappers import DataParallel as DataParallel
+    from purerun.wrappers import Dropout as Dropout
+    from purerun.wrappers import Masters as Masters
+    from purerun.wrappers import Microbatch as Microbatch
+    from purerun.wrappers import Precision as Precision
+    from purerun.wrappers import Remat as Remat
+    from purerun.wrappers import SkipNonFinite as SkipNonFinite
+    from purerun.wrappers import Vmap as Vmap
     from purerun.wrappers import Wrapper as Wrapper
     from purerun.wrappers import wrap as wrap
 
@@ -60,16 +84,29 @@ __version__ = "0.1.0"
 
 _WORDS = {
     "Accumulate": "wrappers",
+    "AnnealedEMA": "wrappers",
+    "Clip": "wrappers",
+    "Compile": "wrappers",
+    "DataParallel": "wrappers",
+    "Dropout": "wrappers",
     "EMA": "wrappers",
     "Grads": "grad",
     "Key": "random",
     "Loader": "data",
     "Loss": "grad",
+    "Masters": "wrappers",
+    "Microbatch": "wrappers",
     "Module": "recipe",
+    "Noise": "derivatives",
+    "Part": "recipe",
     "Pass": "grad",
+    "Precision": "wrappers",
     "PredictLoop": "loop",
     "PredictStep": "evaluate",
     "Recipe": "recipe",
+    "SWA": "wrappers",
+    "Remat": "wrappers",
+    "SkipNonFinite": "wrappers",
     "StaleState": "state",
     "State": "state",
     "StateError": "state",
@@ -80,17 +117,39 @@ _WORDS = {
     "TrainStep": "train",
     "ValLoop": "loop",
     "ValStep": "evaluate",
+    "Vmap": "wrappers",
     "Wrapper": "wrappers",
+    "choose": "population",
     "diff": "identity",
     "digest": "identity",
+    "evolve": "evolution",
     "init": "step",
     "load": "checkpoint",
     "load_weights": "checkpoint",
+    "loss_at": "derivatives",
+    "noise_scale": "derivatives",
+    "per_sample": "derivatives",
     "save": "checkpoint",
+    "stack": "population",
+    "unroll": "derivatives",
+    "unstack": "population",
     "watch": "sinks",
     "wrap": "wrappers",
 }
-_ROOMS = ("checkpoint", "data", "hooks", "metrics", "optim", "random", "schedule", "sinks", "testing")
+_ROOMS = (
+    "algebra",
+    "checkpoint",
+    "data",
+    "hooks",
+    "initial",
+    "metrics",
+    "optim",
+    "processes",
+    "random",
+    "schedule",
+    "sinks",
+    "testing",
+)
 
 __all__ = [*_WORDS, *_ROOMS]  # noqa: PLE0604  (names, computed)
 

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy
 
 from purerun import attributes
@@ -127,13 +128,22 @@ class _Bound:
             raise _memory(self._binding.module, changed)
         for name, before in self._before.items():
             param = self._params[name]
-            if any(map(torch._C._functorch.is_functorch_wrapped_tensor, (param, before))):
+            if is_abstract(param) or is_abstract(before):
                 continue  # a transform lets nobody look at bits, and refuses writes itself
             if read_bytes(param) != read_bytes(before):
                 raise ModelError(
                     f"expected the forward to leave parameters alone, but it writes into `{name}`; "
                     "change it in a wrapper around `update`"
                 )
+
+
+def is_abstract(tensor: Tensor) -> bool:
+    """Say whether a tensor has no bits to look at: inside of `vmap` and `grad`, or while a program is traced.
+
+    >>> is_abstract(torch.zeros(1)), torch.vmap(lambda x: x + is_abstract(x))(torch.zeros(1)).tolist()
+    (False, [1.0])
+    """
+    return isinstance(tensor, FakeTensor) or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def _rebound(name: str, given: Tensor, tensor: Any) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 import torch
@@ -13,10 +14,26 @@ from torch import Tensor, nn
 from purerun import batch as _batch
 from purerun import metrics as _metrics
 from purerun import program
-from purerun.bind import Binding
+from purerun.bind import Binding, ModelError
+from purerun.chance import Streams
+from purerun.mapping import mapped
 from purerun.metrics import Metric, Tallies
+from purerun.population import SEEDS, members
 from purerun.random import Key, draws_elsewhere, keyed, keyed_everywhere
-from purerun.state import State, StateError, lazy_clone
+from purerun.state import Draft, State, StateError, lazy_clone
+
+
+@runtime_checkable
+class Around(Protocol):
+    """What a forward pass is made inside of, such as the autocast of `pr.Precision`."""
+
+    def around(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Make the `with` block of a pass on a device."""
+
+
+def _around(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and (isinstance(value, type) or not isinstance(value, Around)):
+        raise TypeError(f"expected {attribute.name}=pr.Precision('bfloat16') or another such value, got {value!r}")
 
 
 def first_entry(model: nn.Module, batch: Any) -> Any:
@@ -28,12 +45,17 @@ def first_entry(model: nn.Module, batch: Any) -> Any:
 class PredictStep:
     """A prediction step: `output = predict_step(state, batch)`, in evaluation mode, without gradients.
 
+    Of a population the outputs have a dimension more, the first, with an entry for each member; the prediction of
+    the ensemble is their mean, `predict_step(state, batch).mean(0)`.
+
     Attributes:
         model: the module; it is run on the state's tensors and never changed.
         forward: `forward(model, batch)` -> output; by default the model is called on the
             batch's first entry.
         weights: which entry of the state holds the weights: "" for the trained ones
-            (`params` and `buffers`), or a slot that holds both, such as "ema".
+            (`params` and `buffers`), or a slot that holds both, such as "ema"; "ema/critic" is that
+            of one of several steps.
+        precision: the autocast that the model is run under: the same `pr.Precision` that it is trained with.
 
     >>> import purerun as pr
     >>> model = nn.Linear(2, 1)
@@ -45,6 +67,7 @@ class PredictStep:
     model: nn.Module = attrs.field(eq=id, repr=lambda model: type(model).__name__)
     forward: Callable[[nn.Module, Any], Any] = attrs.field(default=first_entry, repr=program.describe)
     weights: str = ""
+    precision: Around | None = attrs.field(default=None, kw_only=True, validator=_around)
 
     @cached_property
     def binding(self) -> Binding:
@@ -65,7 +88,7 @@ class PredictStep:
         Raises:
             StateError: it has not.
         """
-        if self.weights and self.weights not in state.names():
+        if self.weights and tuple(self.weights.split("/")) not in state.keys(include_nested=True):
             raise StateError(
                 f"expected a state with averaged weights in `{self.weights}`, got {list(state.names())}; "
                 "wrap the step, e.g. with pr.EMA(0.999), or judge the trained ones with weights=''"
@@ -80,14 +103,34 @@ class PredictStep:
         if self.device.type != "cpu":
             batch = _batch.move(batch, self.device)
         self.fit(state)
-        source = state[self.weights] if self.weights else state
+        source = state[tuple(self.weights.split("/"))] if self.weights else state
         buffers = {name: lazy_clone(buffer) for name, buffer in {**state["buffers"], **source["buffers"]}.items()}
-        key = Key.of(int(state["seed"]), "evaluate", int(state["iter"]))
         # Cloned, because what a forward returns may be one of them.
         params = {name: lazy_clone(param) for name, param in {**state["params"], **source["params"]}.items()}
+        if members(state):
+            return self._each(state, params, buffers, batch)
+        key = Key.of(int(state["seed"]), "evaluate", int(state["iter"]))
         around = keyed_everywhere if self.binding.wide else keyed
-        with torch.no_grad(), around(key), self.binding(params, buffers, training=False) as model:
+        cast = nullcontext() if self.precision is None else self.precision.around(self.device)
+        with torch.no_grad(), around(key), self.binding(params, buffers, training=False) as model, cast:
             return self.forward(model, batch)
+
+    def _each(self, state: State, params: Draft, buffers: Draft, batch: Any) -> Any:
+        """Run the models of a population, all at once."""
+        if self.binding.wide:
+            raise ModelError(
+                "expected a model that draws from torch's generators only, but it uses numpy's or Python's, which "
+                "would be the same for all members; draw with torch, or judge the members one by one: pr.unstack(state)"
+            )
+
+        def one(params: Draft, buffers: Draft) -> Any:
+            cast = nullcontext() if self.precision is None else self.precision.around(self.device)
+            with self.binding(params, buffers, training=False) as model, cast:
+                return self.forward(model, batch)
+
+        keys = [Key.of(seed, "evaluate", int(state["iter"])) for seed in state[SEEDS].tolist()]
+        with torch.no_grad(), keyed(keys[0]), Streams(keys):
+            return mapped(one, params, buffers)
 
 
 @attrs.frozen(slots=False)
@@ -99,6 +142,7 @@ class ValStep:
         metrics: name -> metric.
         forward: `forward(model, batch)` -> what the metrics are given as output.
         weights: as in `PredictStep`.
+        precision: as in `PredictStep`; the metrics are outside of it.
 
     >>> import purerun as pr
     >>> model = nn.Linear(2, 3)
@@ -113,11 +157,12 @@ class ValStep:
     metrics: Mapping[str, Metric] = attrs.field(kw_only=True)
     forward: Callable[[nn.Module, Any], Any] = attrs.field(default=first_entry, kw_only=True, repr=program.describe)
     weights: str = attrs.field(default="", kw_only=True)
+    precision: Around | None = attrs.field(default=None, kw_only=True, validator=_around)
 
     @cached_property
     def predict(self) -> PredictStep:
         """The prediction that the metrics judge."""
-        return PredictStep(self.model, self.forward, self.weights)
+        return PredictStep(self.model, self.forward, self.weights, precision=self.precision)
 
     def init(self) -> Tallies:
         """Make the tallies of no batch."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from purerun import batch as _batch
-from purerun.bind import Binding, ModelError
+from purerun.bind import Binding, ModelError, is_abstract
 from purerun.state import lazy_clone
 from purerun.valid import one_of
 
@@ -83,6 +83,8 @@ class Pass:
             first micro-batch of that.  Folded into the key of its chance.
         scale: what the loss is multiplied by before it is differentiated: scalar tensor.  The gradients come out
             multiplied by it, the reported loss does not.
+        autocast: the dtype of the autocast in which the loss is computed, if any; the backward pass is outside of it,
+            as torch wants it.
 
     >>> Pass().at(2).at(0).part
     (2, 0)
@@ -90,6 +92,7 @@ class Pass:
 
     part: tuple[int, ...] = ()
     scale: Tensor | None = None
+    autocast: torch.dtype | None = None
 
     def at(self, place: int) -> Pass:
         """Go into one of the parts that this part is cut into."""
@@ -110,6 +113,8 @@ class Grads:
         buffers: buffer name -> its value after the forward pass.
         metrics: name -> detached scalar; `loss` is always there.
         merges: how those of them merge that are not means by weight.
+        kept: slot -> what the wrapper around `grad` that owns it will write there.
+        last: whether the batch is the last one of its epoch, as far as a loop has said so.
         recompute: parameters -> loss and gradients of the same batch there, for line searches.
     """
 
@@ -118,6 +123,8 @@ class Grads:
     buffers: dict[str, Tensor] = attrs.field(factory=dict)
     metrics: dict[str, Tensor] = attrs.field(factory=dict)
     merges: dict[str, Merge] = attrs.field(factory=dict)
+    kept: dict[str, dict[str, Tensor]] = attrs.field(factory=dict)
+    last: bool = False
     recompute: Callable[[Mapping[str, Tensor]], tuple[Tensor, Mapping[str, Tensor]]] | None = attrs.field(
         default=None, repr=False, eq=False
     )
@@ -134,6 +141,7 @@ def compute(
     *,
     unused: Literal["raise", "zero"] = "raise",
     scale: Tensor | None = None,
+    autocast: torch.dtype | None = None,
 ) -> Grads:
     """Compute the gradients of a batch's loss by the trained parameters.
 
@@ -149,13 +157,24 @@ def compute(
         unused: what to do about a trained parameter that the loss does not depend on; the engine
             func cannot tell, and takes its gradient as zero.
         scale: see `Pass`.
+        autocast: see `Pass`.
 
     Raises:
         LossError: the loss is not a scalar, or some trained parameter does not reach it.
     """
+    if autocast is not None:
+        loss = _autocast(loss, autocast, params[trained[0]].device.type)
     if engine == "func":
         return _func(binding, loss, batch, params, buffers, trained, scale)
     return _autograd(binding, loss, batch, params, buffers, trained, unused, scale)
+
+
+def _autocast(loss: LossFunction, dtype: torch.dtype, device: str) -> LossFunction:
+    def cast(model: nn.Module, batch: Any) -> Any:
+        with torch.autocast(device, dtype):
+            return loss(model, batch)
+
+    return cast
 
 
 def _autograd(
@@ -212,16 +231,22 @@ def _backward(total: Tensor, leaves: list[Tensor], scale: Tensor | None) -> tupl
     That function's own checks take as long as the whole backward pass of a small layer; a
     scalar total and plain leaves need none of them.
     """
-    kind = total.dtype, total.device
-    if kind not in _ONES:
-        _ONES[kind] = torch.ones((), dtype=total.dtype, device=total.device)
-    # A lazy clone, because the gradient of `total` by itself is this very tensor.
-    seed = lazy_clone(_ONES[kind]) if scale is None else scale.to(total)
+    seed = _one(total) if scale is None else scale.to(total)
     keep_graph = create_graph = False
     allow_unreachable = True
     return _ENGINE.run_backward(
         (total,), (seed,), keep_graph, create_graph, tuple(leaves), allow_unreachable, accumulate_grad=False
     )
+
+
+def _one(total: Tensor) -> Tensor:
+    if is_abstract(total):
+        return torch.ones_like(total)
+    kind = total.dtype, total.device
+    if kind not in _ONES:
+        _ONES[kind] = torch.ones((), dtype=total.dtype, device=total.device)
+    # A lazy clone, because the gradient of `total` by itself is this very tensor.
+    return lazy_clone(_ONES[kind])
 
 
 def _func(

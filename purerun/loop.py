@@ -12,9 +12,11 @@ from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 import attrs
 from torch import Tensor
 
-from purerun.data import Position, Session, Source, as_loader
+from purerun import processes
+from purerun.data import Position, Session, Share, Source, as_loader
 from purerun.evaluate import PredictStep, ValStep
-from purerun.state import Draft, State, leaves, missing, peek, release
+from purerun.identity import digest
+from purerun.state import Draft, State, StateError, leaves, missing, peek, release
 from purerun.step import Step, fit
 from purerun.valid import is_whole
 
@@ -51,8 +53,9 @@ class TrainLoop:
 
     Attributes:
         step: a training step, or any function from state and batch to state.
-        steps: the steps that a function is made of, for their slots' sake: they are checked at the
-            start and finished at the end, as a step that stands alone is.
+        steps: all steps that share the state, where there are several: those that a function is made of, or
+            the others of a phase.  They are checked at the start and finished at the end, as one that stands
+            alone is.
         epochs: stop when so many epochs are finished.
         iters: stop when so many iterations are.
         hooks: functions of states, run in this order after the iterations at which they are due.
@@ -80,6 +83,11 @@ class TrainLoop:
             raise ValueError(f"expected a loop with either epochs=... or iters=..., got {got}")
         if not callable(self.step):
             raise TypeError(f"expected a step or a function from state and batch to state, got {self.step!r}")
+        if not isinstance(self.step, Step) and any(step.turns for step in self.steps):
+            raise ValueError(
+                "expected steps that need not know when an epoch ends, because a function of your own calls them, got "
+                "one that waits for it; let its windows cross epochs, e.g. pr.Accumulate(4, window='run')"
+            )
         for hook in self.hooks:
             if not isinstance(hook, Hook):
                 raise TypeError(f"expected hooks such as pr.hooks.Validate(...), got {hook!r}; subclass pr.hooks.Hook")
@@ -101,6 +109,8 @@ class TrainLoop:
         hooks = tuple(hook.within(self.epochs, self.iters) for hook in self.hooks)
         if self._steps():
             state = fit(state, *self._steps())
+        if self._share() is not None:
+            _check_same(state)
         # At least one `replace`, so that the loop owns the state that it leases: if nobody else keeps
         # the one that was given, the first step need not copy it either.
         for slots in (source.slots(), *_apart([hook.slots(state) for hook in hooks], hooks)):
@@ -109,7 +119,15 @@ class TrainLoop:
         return self._run(state, hooks, source)
 
     def _steps(self) -> tuple[Step, ...]:
-        return (self.step,) if isinstance(self.step, Step) else self.steps
+        return (self.step,) if isinstance(self.step, Step) and not self.steps else self.steps
+
+    def _share(self) -> Share | None:
+        """Say which shards this process reads; a function of the user's own gets batches whole."""
+        return self.step.share if isinstance(self.step, Step) else None
+
+    def _open(self, source: Source, seed: int) -> Session:
+        share = self._share()
+        return source.open(seed) if share is None else source.open(seed, shard=share.mine, shards=share.shards)
 
     def _run(self, state: State, hooks: tuple[Hook, ...], source: Source) -> Generator[State, None, None]:
         if not int(state["iter"]):
@@ -117,7 +135,7 @@ class TrainLoop:
                 state = hook.start(state)
         if self._ended(state):
             return
-        with source.open(int(state["seed"])) as session:
+        with self._open(source, int(state["seed"])) as session:
             for batch, position in _batches(session, state, self.epochs):
                 state = self._advanced(state, batch, position, lease=self.lease)
                 last = self._ended(state)
@@ -146,6 +164,21 @@ class TrainLoop:
         if lease:
             release(state)
         return after
+
+
+def _check_same(state: State) -> None:
+    """Refuse to train several states as one.
+
+    Raises:
+        StateError: another process begins with another one.
+    """
+    if processes.count() > 1:
+        mine = digest(state)
+        if processes.greatest(mine != processes.told(mine)):
+            raise StateError(
+                f"expected all {processes.count()} processes to begin with one state, got {mine[:12]} in process "
+                f"{processes.rank()} and another elsewhere; make the model from one seed, or load one checkpoint"
+            )
 
 
 def _apart(slots: list[Draft], hooks: tuple[Hook, ...]) -> list[Draft]:

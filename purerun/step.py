@@ -13,19 +13,30 @@ import traceback
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from purerun import batch as _batch
 from purerun import program
 from purerun.batch import BatchError
+from purerun.bind import is_abstract
 from purerun.data.place import Position
+from purerun.data.shards import Shards, Share
 from purerun.grad import WHOLE, Grads, Pass
+from purerun.random import Key, keyed
+from purerun.schedule import Affine
 from purerun.state import COUNTERS, REPORT, Draft, State, StateError, lazy_clone, leaves, peek, release, seal, unseal
+
+HOST = "host"
+"""An entry of the draft inside of a traced or mapped program: what the host worked out for it, see `Step.host`.
+
+Where it is there, the generators already stand at the step's key, and counters cannot be read.
+"""
 
 
 class StepChanged(UserWarning):
@@ -74,14 +85,53 @@ class Step(ABC):
 
     @abstractmethod
     def write(self, draft: Draft, grads: Grads) -> None:
-        """Write the update of parameters and slots into a draft."""
+        """Write the update of parameters and slots into a draft; the gradients may be written into, too."""
 
     @abstractmethod
     def text(self) -> str:
         """Say the program: the text whose hash is the fingerprint."""
 
-    def note(self, draft: Draft) -> None:
-        """Report what is the same whether or not this iteration updates, so that reports keep their names."""
+    def key(self, draft: Draft, how: Pass = WHOLE) -> Key:
+        """Say where the chance of an iteration comes from, or that of a part of its batch."""
+        return Key.of(int(draft["seed"]), "step", int(draft["iter"]), *how.part)
+
+    def chance(self, draft: Draft, how: Pass = WHOLE) -> AbstractContextManager[None]:
+        """Let torch's generators stand where the chance of an iteration comes from, for who runs a traced program."""
+        return keyed(self.key(draft, how))
+
+    @property
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """The model that this step runs."""
+
+    @property
+    def mappable(self) -> bool:
+        """Whether both halves can be mapped over and differentiated."""
+        return False
+
+    def host(self, draft: Draft) -> dict[str, Affine]:
+        """Work out what an update asks of the counters: the maps of scheduled hyper-parameters."""
+        return {}
+
+    @property
+    def share(self) -> Share | None:
+        """Which shards of each global batch this process reads; None for a step that takes batches whole."""
+        return None
+
+    @property
+    def turns(self) -> bool:
+        """Whether this step must learn from its loop when an epoch ends."""
+        return False
+
+    def note(self, draft: Draft, grads: Grads) -> None:
+        """Report and remember, whether or not this iteration updates, so that reports keep their names."""
+
+    def settled(self, draft: Draft, grads: Grads) -> bool:
+        """Say whether a pass stands.  If not, it is made again from the draft, in which a wrapper has changed its slot.
+
+        All processes that share a batch must say the same, so only what has been merged may decide.
+        """
+        return True
 
     def vet(self, grads: Grads) -> None:
         """Refuse gradients that must not be written, before anything is."""
@@ -116,7 +166,9 @@ class Step(ABC):
         # The gradients may be used again, and no tensor belongs to two states.
         own = {name: lazy_clone(buffer) for name, buffer in grads.buffers.items()}
         report = {name: lazy_clone(value) for name, value in grads.metrics.items()}
-        self._write(draft, attrs.evolve(grads, buffers=own, metrics=report))
+        written = {name: lazy_clone(grad) for name, grad in grads.grads.items()}
+        kept = {slot: {name: lazy_clone(leaf) for name, leaf in tree.items()} for slot, tree in grads.kept.items()}
+        self._write(draft, attrs.evolve(grads, grads=written, buffers=own, metrics=report, kept=kept))
         return seal(draft)
 
     def __call__(self, state: State, batch: Any) -> State:
@@ -138,6 +190,8 @@ class Step(ABC):
         """
         draft = self._open(state, lease=lease)
         grads = self._read(draft, state, batch)
+        if not position.cursor and position.epoch > draft["epoch"].item():
+            grads = attrs.evolve(grads, last=True)
         if lease:
             release(state)
         try:
@@ -179,17 +233,7 @@ class Step(ABC):
         Raises:
             StateError: the parameters themselves are others.
         """
-        fresh, old = self.init(int(state["seed"])), dict(leaves(state))
-        for path, leaf in leaves(fresh):
-            if path[0] in ("params", "buffers") and not _alike(leaf, old.get(path)):
-                raise StateError(f"expected a state with {_say(path, leaf)}, got {_say(path, old.get(path))}")
-        kept: Draft = {}
-        for path, leaf in leaves(fresh):
-            # The hyper-parameters are this step's: that is what another step is mostly wanted for.
-            usable = path[0] not in ("fingerprint", "hyper") and _alike(leaf, old.get(path))
-            _put(kept, path, old[path] if usable else leaf)
-        others = [name for name in state.names() if name not in fresh.names()]
-        return fresh.replace(kept).replace(state.select("scores", *others))
+        return adopt(state, self)
 
     # ------------------------------------------------------------------ inside
     def _open(self, state: State, *, lease: bool = False) -> Draft:
@@ -204,6 +248,9 @@ class Step(ABC):
     def _read(self, draft: Draft, state: State, batch: Any) -> Grads:
         try:
             grads = self.read(draft, batch)
+            while not self.settled(draft, grads):
+                del grads  # or they would stay while the next ones are computed
+                grads = self.read(draft, batch)
         except Exception as error:
             _explain(error, self, state, batch)
             raise
@@ -217,7 +264,7 @@ class Step(ABC):
         except KeyError:
             _check(draft, self)
             raise
-        self.note(draft)
+        self.note(draft, grads)
         mine = {f"{self.slot}.{name}": value for name, value in grads.metrics.items()} if self.slot else grads.metrics
         draft[REPORT].update(mine)
         draft["iter"] = _count(int(draft["iter"]) + 1)
@@ -234,8 +281,27 @@ def init(seed: int, *steps: Step) -> State:
         raise StateError("expected a name for each of several steps that share a state: TrainStep(..., name='critic')")
     for step in steps:
         _join(union, step.draft(seed), ())
-    union["fingerprint"] = program.fingerprint(_text(steps))
+    union["fingerprint"] = program.fingerprint(text(*steps))
     return seal(union)
+
+
+def adopt(state: State, *steps: Step) -> State:
+    """Make a state of other steps fit these, which share it; see `Step.adopt`.
+
+    Raises:
+        StateError: the parameters themselves are others.
+    """
+    fresh, old = init(int(state["seed"]), *steps), dict(leaves(state))
+    for path, leaf in leaves(fresh):
+        if path[0] in ("params", "buffers") and not _alike(leaf, old.get(path)):
+            raise StateError(f"expected a state with {_say(path, leaf)}, got {_say(path, old.get(path))}")
+    kept: Draft = {}
+    for path, leaf in leaves(fresh):
+        # The hyper-parameters are this step's: that is what another step is mostly wanted for.
+        usable = path[0] not in ("fingerprint", "hyper") and _alike(leaf, old.get(path))
+        _put(kept, path, old[path] if usable else leaf)
+    others = [name for name in state.names() if name not in fresh.names()]
+    return fresh.replace(kept).replace(state.select("scores", *others))
 
 
 def fit(state: State, *steps: Step) -> State:
@@ -244,12 +310,12 @@ def fit(state: State, *steps: Step) -> State:
     Raises:
         StateError: a slot is missing or has another shape; `step.adopt` is the remedy.
     """
-    text = _text(steps)
-    mark = program.fingerprint(text)
+    now = text(*steps)
+    mark = program.fingerprint(now)
     if "fingerprint" in state.names() and torch.equal(mark, state["fingerprint"]):
         return _placed(state, steps)
     _check(state, *steps)
-    what = program.difference(state["fingerprint"], text) + _kept_hyper(state, steps)
+    what = program.difference(state["fingerprint"], now) + _kept_hyper(state, steps)
     warnings.warn(StepChanged("this state was made by another step:\n" + what), stacklevel=4)
     return _placed(state.replace(fingerprint=mark), steps)
 
@@ -274,7 +340,7 @@ def _kept_hyper(state: State, steps: tuple[Step, ...]) -> str:
     kept = {path: leaf for path, leaf in leaves(state["hyper"]) if path in fresh and not torch.equal(leaf, fresh[path])}
     if not kept:
         return ""
-    told = ", ".join(f"{'/'.join(path)} is {leaf.item()}, not {fresh[path].item()}" for path, leaf in kept.items())
+    told = ", ".join(f"{'/'.join(path)} is {leaf.tolist()}, not {fresh[path].tolist()}" for path, leaf in kept.items())
     return (
         f"\nThe hyper-parameters of the state stay: {told}. "
         "Take the new ones with `state = step.adopt(state)`, or set them with `state.replace(hyper={...})`."
@@ -303,7 +369,8 @@ def _check(state: State | Draft, *steps: Step) -> None:
             )
 
 
-def _text(steps: tuple[Step, ...]) -> str:
+def text(*steps: Step) -> str:
+    """Say the program of steps that share a state."""
     return "\n".join(step.text() for step in steps)
 
 
@@ -314,6 +381,8 @@ def _explain(error: Exception, step: Step, state: State, batch: Any) -> None:
         StateError: the cause is a state without the step's slots.
         BatchError: the cause is a batch without the key that the loss asked for.
     """
+    if isinstance(batch, Shards) and batch.parts:
+        batch = batch.parts[0]
     if isinstance(error, KeyError):
         _check(state, step)
         wanted = error.args[0] if error.args else None
@@ -355,7 +424,7 @@ def refuse_nonfinite(grads: Grads) -> None:
     step, so there the log looks when it reads the values anyway.
     """
     loss = grads.metrics["loss"]
-    if loss.device.type != "cpu" or torch._C._functorch.is_functorch_wrapped_tensor(loss) or math.isfinite(loss.item()):
+    if loss.device.type != "cpu" or is_abstract(loss) or math.isfinite(loss.item()):
         return
     bad = ", ".join(f"{name}={value.item()}" for name, value in grads.metrics.items() if not value.isfinite().all())
     raise NonFiniteLoss(
@@ -392,7 +461,7 @@ def _put(tree: Draft, path: tuple[str, ...], leaf: Tensor) -> None:
 
 
 def _join(union: Draft, draft: Draft, path: tuple[str, ...]) -> None:
-    shared = {("epoch",), ("iter",), ("cursor",), ("seed",), ("fingerprint",)}
+    shared = {("epoch",), ("iter",), ("cursor",), ("seed",), ("seeds",), ("fingerprint",)}
     for name, value in draft.items():
         where = (*path, name)
         if isinstance(value, dict):

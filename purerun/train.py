@@ -15,13 +15,15 @@ from purerun import batch as _batch
 from purerun import grad, program
 from purerun.bind import Binding, ModelError
 from purerun.grad import WHOLE, Engine, Grads, LossFunction, Pass
+from purerun.initial import Rule, begun
 from purerun.naming import Naming
 from purerun.optim import Bucket, Optimizer, partition
 from purerun.optim.optimizer import Closure, Params
-from purerun.random import Key, draws_elsewhere, keyed, keyed_everywhere
+from purerun.population import SEEDS
+from purerun.random import draws_elsewhere, keyed, keyed_everywhere
 from purerun.schedule import Affine, Plan, Schedule
-from purerun.state import Draft, lazy_clone
-from purerun.step import Step, refuse_nonfinite
+from purerun.state import Draft, StateError, lazy_clone
+from purerun.step import HOST, Step, refuse_nonfinite
 from purerun.valid import one_of
 
 
@@ -31,6 +33,18 @@ def _schedules(given: Schedule | list[Schedule] | tuple[Schedule, ...]) -> tuple
         if not isinstance(schedule, Schedule):
             raise TypeError(f"expected schedules such as pr.schedule.Cosine(end=12), got {schedule!r}")
     return schedules
+
+
+def _rules(given: Rule | list[Rule] | tuple[Rule, ...]) -> tuple[Rule, ...]:
+    rules = tuple(given) if isinstance(given, list | tuple) else (given,)
+    for rule in rules:
+        if not isinstance(rule, Rule):
+            raise TypeError(f"expected rules such as pr.initial.Kaiming('conv*'), got {rule!r}")
+    return rules
+
+
+# The model and its parameters are said in other words; how a run begins is no part of how it goes on.
+_NOT_SAID = ("model", "params", "nonfinite", "init_rules")
 
 
 def _function(_: Any, attribute: Any, value: Any) -> None:
@@ -60,6 +74,8 @@ class TrainStep(Step):
         loss: `loss(model, batch)` -> a scalar, a dict of named terms, or `pr.Loss`.
         optimizer: what moves the parameters.
         schedule: functions of progress applied to the base hyper-parameters.
+        init: rules for the first weights (see `purerun.initial`), a function of the seed; parameters that no rule
+            is about begin with the module's own.
         engine: "autograd", or "func" to map over and differentiate through steps.
         name: where this step's optimizer and hyper-parameters live when several steps
             share a state.
@@ -80,6 +96,7 @@ class TrainStep(Step):
     loss: LossFunction = attrs.field(repr=program.describe, validator=_function)
     optimizer: Optimizer = attrs.field(validator=_optimizer)
     schedule: tuple[Schedule, ...] = attrs.field(default=(), kw_only=True, converter=_schedules)
+    init_rules: tuple[Rule, ...] = attrs.field(default=(), kw_only=True, alias="init", converter=_rules)
     engine: Engine = attrs.field(default="autograd", kw_only=True, validator=one_of("autograd", "func"))
     name: str = attrs.field(default="", kw_only=True)
     params: str | tuple[str, ...] = attrs.field(default="*", kw_only=True)
@@ -109,9 +126,19 @@ class TrainStep(Step):
         return self._device
 
     @property
+    def module(self) -> nn.Module:
+        """The model."""
+        return self.model
+
+    @property
     def closes(self) -> bool:
         """Whether the optimizer asks for gradients at other parameters."""
         return self.optimizer.closes
+
+    @property
+    def mappable(self) -> bool:
+        """Whether the engine is "func"."""
+        return self.engine == "func"
 
     @cached_property
     def binding(self) -> Binding:
@@ -149,8 +176,9 @@ class TrainStep(Step):
         return self.binding.params[self.trained[0]].device
 
     def draft(self, seed: int) -> Draft:
-        """Make the first draft, from the model's own weights."""
-        params = {name: param.detach().clone() for name, param in self.binding.params.items()}
+        """Make the first draft, from the model's own weights and what the rules say."""
+        fresh = begun(self.init_rules, self.model, seed)
+        params = {name: fresh.get(name, param).detach().clone() for name, param in self.binding.params.items()}
         optim = self.optimizer.init({name: params[name] for name in self.trained})
         hyper = {
             name: torch.tensor(value, dtype=torch.float64, device="cpu")
@@ -158,7 +186,7 @@ class TrainStep(Step):
         }
         return {
             "params": params,
-            "buffers": {name: buffer.detach().clone() for name, buffer in self.binding.buffers.items()},
+            "buffers": {name: fresh.get(name, own).detach().clone() for name, own in self.binding.buffers.items()},
             "optim": {self.name: optim} if self.name else optim,
             "hyper": {self.name: hyper} if self.name else hyper,
             **{name: torch.zeros((), dtype=torch.int64, device="cpu") for name in ("epoch", "iter", "cursor")},
@@ -176,7 +204,15 @@ class TrainStep(Step):
         return attrs.evolve(grads, recompute=self._closure(draft, batch, how)) if self.optimizer.closes else grads
 
     def _differentiate(self, draft: Draft, batch: Any, params: Draft, buffers: Draft, how: Pass) -> Grads:
-        key = Key.of(int(draft["seed"]), "step", int(draft["iter"]), *how.part)
+        if HOST in draft:
+            self._refuse_foreign_chance()
+            return self._compute(batch, params, buffers, how)
+        if SEEDS in draft:
+            raise StateError(
+                f"expected the state of a single run, got a population of {len(draft[SEEDS])}; take a member out of it, "
+                "pr.unstack(state)[0], or wrap the step with pr.Vmap"
+            )
+        key = self.key(draft, how)
         if not (self.binding.watching or self.binding.wide):
             with keyed(key):
                 return self._compute(batch, params, buffers, how)
@@ -196,7 +232,15 @@ class TrainStep(Step):
             self.trained,
             unused=self.unused,
             scale=how.scale,
+            autocast=how.autocast,
         )
+
+    def _refuse_foreign_chance(self) -> None:
+        if self.binding.wide:
+            raise ModelError(
+                "expected a model and a loss that draw from torch's generators only, but they use numpy's or Python's, "
+                "which a compiled or mapped step would read just once; draw with torch"
+            )
 
     def _closure(self, draft: Draft, batch: Any, how: Pass) -> Closure:
         """Make the function by which a line search looks at other parameters, under the same chance."""
@@ -211,6 +255,10 @@ class TrainStep(Step):
 
         return look
 
+    def host(self, draft: Draft) -> dict[str, Affine]:
+        """Work out the maps of the schedules, where the counters stand."""
+        return self.plan(int(draft["epoch"]), int(draft["iter"])) if self.schedule else {}
+
     def vet(self, grads: Grads) -> None:
         """Refuse a loss that is NaN or infinite."""
         if self.nonfinite == "raise":
@@ -221,7 +269,7 @@ class TrainStep(Step):
         params = draft["params"]
         slots = draft["optim"][self.name] if self.name else draft["optim"]
         buckets = self._buckets(draft)
-        if self.engine == "autograd":
+        if self.engine == "autograd" and HOST not in draft:
             self.optimizer.write(params, grads.grads, slots, buckets, report=draft["metrics"], closure=grads.recompute)
             return
         trained = {name: params[name] for name in self.trained}
@@ -229,14 +277,14 @@ class TrainStep(Step):
         params.update(moved)
         slots.update(after)
 
-    def note(self, draft: Draft) -> None:
+    def note(self, draft: Draft, grads: Grads) -> None:
         """Report the hyper-parameters in force, in an iteration that has not used them too."""
         if (f"{self.name}.lr" if self.name else "lr") not in draft["metrics"]:
             self._buckets(draft)
 
     def text(self) -> str:
         """Say the program of this step."""
-        fields = [field for field in attrs.fields(TrainStep) if field.name not in ("model", "params", "nonfinite")]
+        fields = [field for field in attrs.fields(TrainStep) if field.name not in _NOT_SAID]
         return "\n".join(
             [
                 f"model: {program.architecture(self.model)}",
@@ -251,8 +299,14 @@ class TrainStep(Step):
         """Read the hyper-parameters in force, and report them."""
         leaves = draft["hyper"][self.name] if self.name else draft["hyper"]
         # Numbers for the kernels; the functional forms take the leaves, to map and differentiate by.
-        base = leaves if self.engine == "func" else {name: leaf.item() for name, leaf in leaves.items()}
-        maps = self.plan(int(draft["epoch"]), int(draft["iter"])) if self.schedule else {}
+        traced = self.engine == "func" or HOST in draft
+        if not traced and torch._C._functorch.maybe_current_level() is not None:
+            raise StateError(
+                "expected a step with engine='func' inside of a transform of torch.func, got engine='autograd', whose "
+                "kernels read hyper-parameters as numbers; make it with TrainStep(..., engine='func')"
+            )
+        base = leaves if traced else {name: leaf.item() for name, leaf in leaves.items()}
+        maps = draft[HOST] if HOST in draft else self.host(draft)
         self._report(draft["metrics"], base, leaves, maps)
         return [Bucket(names, _scheduled(base, mult, maps)) for names, mult in self.buckets]
 

@@ -241,8 +241,8 @@ def test_an_average_of_one_of_several_is_judged_by_its_path():
 
 def test_one_kind_of_wrapper_still_stands_once_around_a_step():
     """Also around a step with a name."""
-    with pytest.raises(pr.StateError, match="wrap only once"):
-        pr.init(0, pr.wrap(pair()[0], pr.EMA(0.9), pr.EMA(0.5)), pair()[1])
+    with pytest.raises(ValueError, match="wrap once with it"):
+        pr.wrap(pair()[0], pr.EMA(0.9), pr.EMA(0.5))
 
 
 def test_an_error_in_the_second_step_loses_nothing():

@@ -69,10 +69,12 @@ def is_mistake(error: Exception) -> bool:
     from purerun.sinks import SinkError
     from purerun.state import StateError
     from purerun.step import NonFiniteLoss
+    from purerun.wrappers.graph import CompileError
 
     known = (
         BatchError,
         CheckpointError,
+        CompileError,
         EmptyLoader,
         LossError,
         ModelError,

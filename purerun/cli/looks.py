@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -13,7 +14,7 @@ from purerun.cli.runs import Flag, Settings
 from purerun.cli.values import Place, whole
 
 if TYPE_CHECKING:
-    from purerun.recipe import Recipe
+    from purerun.recipe import Part, Recipe
 
 
 def schedule(
@@ -49,19 +50,48 @@ def schedule(
 
 
 def planned(recipe: Recipe, epoch_length: int) -> dict[str, list[float]]:
-    """List the values of the learning rate, and of every other hyper-parameter with a schedule, at each iteration."""
-    from purerun.schedule import values
+    """List the values of the learning rate, and of every other hyper-parameter with a schedule, at each batch.
 
-    iters = (recipe.epochs or 0) * epoch_length if recipe.iters is None else recipe.iters
-    base = recipe.optimizer.hyper()
-    for each in recipe.schedule:
+    Of several steps, each name has that of its step before it: `critic.lr`.
+    """
+    calls = len(recipe.parts)
+    batches = (recipe.epochs or 0) * epoch_length if recipe.iters is None else -(-recipe.iters // calls)
+    found: dict[str, list[float]] = {}
+    for place, (step, part) in enumerate(recipe.parts.items()):
+        if recipe.alternate is not None and any(each.by == "iter" for each in part.schedule):
+            raise Mistake(
+                f"expected schedules by epoch where a recipe has an alternate of its own, got one by iteration in step "
+                f"{step!r}: only a run knows at which iterations it is called; look at `{step}.lr` in a log"
+            )
+        counts = [_count(part, batch * calls + place, batch, epoch_length) for batch in range(batches)]
+        for name, column in _columns(part, counts, epoch_length).items():
+            found[f"{step}.{name}" if step else name] = column
+    return found
+
+
+def _columns(part: Part, counts: Sequence[int], epoch_length: int) -> dict[str, list[float]]:
+    from purerun.schedule import Plan
+
+    base = part.optimizer.hyper()
+    for each in part.schedule:
         if each.param not in base:
             raise Mistake(f"expected schedules of {', '.join(base)}, got {each!r} of {each.param!r}")
-    names = dict.fromkeys([*(name for name in base if name == "lr"), *(each.param for each in recipe.schedule)])
-    return {
-        name: values([each for each in recipe.schedule if each.param == name], base[name], iters, epoch_length, name)
-        for name in names
-    }
+    names = dict.fromkeys([*(name for name in base if name == "lr"), *(each.param for each in part.schedule)])
+    maps = [Plan(part.schedule)(batch // epoch_length, count) for batch, count in enumerate(counts)]
+    return {name: [float(each[name](base[name])) if name in each else base[name] for each in maps] for name in names}
+
+
+def _count(part: Part, iter: int, batch: int, epoch_length: int) -> int:
+    """Say what the schedules of a step count at a batch: iterations, or what `Accumulate` counts in their place."""
+    from purerun.wrappers import Accumulate
+
+    for each in part.wrappers:
+        if isinstance(each, Accumulate) and each.schedule == "update":
+            if each.window == "run":
+                return batch // each.count
+            epoch, place = divmod(batch, epoch_length)
+            return epoch * -(-epoch_length // each.count) + place // each.count
+    return iter
 
 
 def digest(path: str, /) -> None:

@@ -18,8 +18,9 @@ from purerun.data.datasets import Digits
 from purerun.data.flow import InexactResume, Seekable, Stateful
 from purerun.data.foreign import Foreign, as_loader
 from purerun.data.loader import Batches, Loader
-from purerun.data.order import Infinite, Order, Reader, Sequential, Shuffle, Weighted
+from purerun.data.order import Infinite, Order, Reader, Seeded, Sequential, Shuffle, Weighted
 from purerun.data.place import Position, share
+from purerun.data.shards import Shards, Share
 from purerun.data.source import Session, Source
 from purerun.data.stream import Stream
 from purerun.data.tensors import InMemory, Tensors
@@ -44,9 +45,12 @@ __all__ = [
     "Position",
     "Reader",
     "Rotate",
+    "Seeded",
     "Seekable",
     "Sequential",
     "Session",
+    "Shards",
+    "Share",
     "Shift",
     "Shuffle",
     "Source",

@@ -51,7 +51,7 @@ class Flow:
         drop_last: leave out a group that is not full.
         count: item -> samples in it.
         each: item -> item, at the item's key.
-        join: (items, epoch, position of the first sample, shard, shards) -> batch.
+        join: (items, epoch, position of the first sample, shard or shards, of how many) -> batch.
         capacity: bytes of the slot of a Stateful source.
         advice: what to do about an inexact resume.
     """
@@ -62,7 +62,7 @@ class Flow:
     drop_last: bool
     count: Callable[[Any], int]
     each: Callable[[Any], Any]
-    join: Callable[[list[Any], int, int, int, int], Any]
+    join: Callable[[list[Any], int, int, int | range, int], Any]
     capacity: int
     advice: str
 
@@ -88,7 +88,7 @@ class FlowSession(Session):
     It reads one batch ahead, because only that tells whether a batch is an epoch's last.
     """
 
-    def __init__(self, flow: Flow, seed: int, shard: int, shards: int) -> None:
+    def __init__(self, flow: Flow, seed: int, shard: int | range, shards: int) -> None:
         self._flow, self._seed, self._shard = flow, seed, (shard, shards)
 
     def read(self, epoch: int, cursor: int, stream: Tensor | None = None) -> Iterator[tuple[Any, Position]]:

@@ -16,6 +16,7 @@ from purerun.data.flow import Flow, FlowSession, Seekable
 from purerun.data.nest import cut
 from purerun.data.place import Position, share
 from purerun.data.plan import Bounds, leads_to
+from purerun.data.shards import Shards, Share
 from purerun.data.source import Session, Source
 
 
@@ -69,7 +70,7 @@ class Foreign(Source):
             return len(self.batches)
         raise TypeError(f"the number of batches in an epoch is not known: {self!r} has no len()")
 
-    def open(self, seed: int, *, shard: int = 0, shards: int = 1) -> Session:
+    def open(self, seed: int, *, shard: int | range = 0, shards: int = 1) -> Session:
         """Start to read.  Every shard reads all batches, and keeps its own slice of each."""
         if isinstance(self.batches, Sequence):
             return _ListSession(self.batches, shard, shards)
@@ -132,7 +133,9 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
-def _slice(items: list[Any], _epoch: int, _start: int, shard: int, shards: int) -> Any:
+def _slice(items: list[Any], _epoch: int, _start: int, shard: int | range, shards: int) -> Any:
+    if isinstance(shard, range):
+        return Shards.of(items[0], Share(shard, shards))
     if shards == 1:
         return items[0]
     return cut(items[0], *share(0, size(items[0]), shard, shards))
@@ -141,7 +144,7 @@ def _slice(items: list[Any], _epoch: int, _start: int, shard: int, shards: int) 
 class _ListSession(Session):
     """A list of batches at work: nothing is drawn, loaded or owned."""
 
-    def __init__(self, batches: Sequence[Any], shard: int, shards: int) -> None:
+    def __init__(self, batches: Sequence[Any], shard: int | range, shards: int) -> None:
         if not batches:
             raise ValueError("expected at least one batch, got an empty list")
         self._batches, self._shard = batches, (shard, shards)

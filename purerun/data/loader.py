@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from itertools import tee
+from itertools import chain, islice, tee
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
@@ -14,7 +14,8 @@ from purerun.data.fetch import BatchTransform, Collate, Fetch, Transform
 from purerun.data.nest import pinned
 from purerun.data.order import Order, Sequential, Shuffle
 from purerun.data.place import Position
-from purerun.data.plan import Epoch, Even, Given, Task, leads_to, tasks
+from purerun.data.plan import Epoch, Even, Given, Plan, Task, leads_to, plans
+from purerun.data.shards import Shards, Share
 from purerun.data.source import Session, Source
 from purerun.data.tensors import InMemory
 from purerun.data.workers import Workers
@@ -129,13 +130,14 @@ class Loader(Source):
             raise TypeError(f"the number of batches in an epoch is not known: {self.batch_sampler or self.order!r}")
         return length // self.batch_size if self.drop_last else -(-length // self.batch_size)
 
-    def open(self, seed: int, *, shard: int = 0, shards: int = 1) -> Session:
+    def open(self, seed: int, *, shard: int | range = 0, shards: int = 1) -> Session:
         """Start to read: a session that owns the workers.
 
         Raises:
             ValueError: the dataset is empty, too small for one full batch, or there is no such shard.
         """
-        if not 0 <= shard < shards:
+        several = isinstance(shard, range)
+        if not (0 <= shard.start < shard.stop <= shards if several else 0 <= shard < shards):
             raise ValueError(f"expected a shard in [0, {shards}), got {shard}")
         if self._size() == 0:
             raise ValueError(f"expected a dataset with samples, got an empty one: {_short(self.dataset)}")
@@ -196,7 +198,7 @@ class Loader(Source):
 class _Reading(Session):
     """A Loader at work."""
 
-    def __init__(self, loader: Loader, seed: int, shard: int, shards: int) -> None:
+    def __init__(self, loader: Loader, seed: int, shard: int | range, shards: int) -> None:
         self._loader, self._seed, self._shard = loader, seed, (shard, shards)
         self._fetch = loader.fetch(seed)
         self._pool = self._hired() if loader.workers else None
@@ -218,9 +220,9 @@ class _Reading(Session):
         if self._closed:
             raise RuntimeError("expected an open session, got a closed one; open the loader again")
         turn = self._turn = object()
-        ahead, behind = tee(tasks(self._loader.epoch(self._seed, epoch, cursor), epoch, cursor, *self._shard))
-        # The batches come first: a zip that ends there lets the workers see that the epoch is over.
-        for batch, (_, position) in zip(self._made(task for task, _ in ahead), behind, strict=False):
+        ahead, behind = tee(plans(self._loader.epoch(self._seed, epoch, cursor), epoch, cursor, *self._shard))
+        made = self._made(chain.from_iterable(plan.tasks for plan in ahead))
+        for batch, position in self._joined(made, behind):
             yield batch, position
             if self._turn is not turn:
                 raise RuntimeError("expected one reader at a time, but this session was closed or reads another epoch")
@@ -230,6 +232,17 @@ class _Reading(Session):
         if self._pool is not None:
             self._pool.close()
         self._pool, self._turn, self._closed = None, None, True
+
+    def _joined(self, made: Iterator[Any], plans: Iterator[Plan]) -> Iterator[tuple[Any, Position]]:
+        shard, shards = self._shard
+        if isinstance(shard, int):
+            # The batches come first: a zip that ends there lets the workers see that the epoch is over.
+            yield from ((batch, plan.position) for batch, plan in zip(made, plans, strict=False))
+            return
+        share = Share(shard, shards)
+        for plan in plans:
+            yield Shards(tuple(islice(made, len(plan.tasks))), share, plan.samples), plan.position
+        next(made, None)  # lets the workers see that the epoch is over
 
     def _made(self, upcoming: Iterator[Task]) -> Iterator[Any]:
         if self._pool is not None:

@@ -35,6 +35,20 @@ class Task(NamedTuple):
     empty: bool
 
 
+class Plan(NamedTuple):
+    """What one process makes of one global batch.
+
+    Attributes:
+        tasks: its shards of the batch; those without a sample are left out where several were asked for.
+        samples: of the global batch.
+        position: the place in the data after it.
+    """
+
+    tasks: tuple[Task, ...]
+    samples: int
+    position: Position
+
+
 class Epoch(ABC):
     """One epoch, cut into batches."""
 
@@ -125,17 +139,22 @@ def leads_to(cuts: Epoch | Bounds, epoch: int, cursor: int) -> Position | None:
     return Position(epoch + 1, 0) if cuts.stop(stop) is None else Position(epoch, stop)
 
 
-def tasks(cuts: Epoch, epoch: int, cursor: int, shard: int, shards: int) -> Iterator[tuple[Task, Position]]:
-    """Plan what is left of an epoch: the tasks of one shard, and the global position after each."""
+def plans(cuts: Epoch, epoch: int, cursor: int, shard: int | range, shards: int) -> Iterator[Plan]:
+    """Plan what is left of an epoch: the tasks of one shard or of several, and the global position after each batch."""
     read = _Blocks(cuts)
     start, stop = cursor, cuts.stop(cursor)
     while stop is not None:
         following = cuts.stop(stop)
-        low, high = share(start, stop, shard, shards)
-        first, last = (start, start + 1) if low == high else (low, high)
-        task = Task(epoch, first, read(first, last), low == high)
-        yield task, Position(epoch + 1, 0) if following is None else Position(epoch, stop)
+        position = Position(epoch + 1, 0) if following is None else Position(epoch, stop)
+        yield Plan(tuple(_tasks(read, epoch, start, stop, shard, shards)), stop - start, position)
         start, stop = stop, following
+
+
+def _tasks(read: _Blocks, epoch: int, start: int, stop: int, shard: int | range, shards: int) -> Iterator[Task]:
+    for which in (shard,) if isinstance(shard, int) else range(shard.start, min(shard.stop, stop - start)):
+        low, high = share(start, stop, which, shards)
+        first, last = (start, start + 1) if low == high else (low, high)
+        yield Task(epoch, first, read(first, last), low == high)
 
 
 class _Blocks:

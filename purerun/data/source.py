@@ -48,12 +48,13 @@ class Source(ABC):
     """A description of data that can be read from any position of any seed."""
 
     @abstractmethod
-    def open(self, seed: int, *, shard: int = 0, shards: int = 1) -> Session:
+    def open(self, seed: int, *, shard: int | range = 0, shards: int = 1) -> Session:
         """Start to read: the session of one seed.
 
         Args:
             seed: the seed of the run; order and augmentation are functions of it.
-            shard: which slice of each global batch to read.
+            shard: which slice of each global batch to read; of a range of them each batch comes as
+                `purerun.data.Shards`, the slices that have samples, each made as a batch by itself.
             shards: into how many slices the global batches are cut; positions count global
                 samples all the same.
         """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import attrs
@@ -18,6 +19,7 @@ from purerun.data.loader import check_count
 from purerun.data.nest import cut, pinned
 from purerun.data.place import Position, share
 from purerun.data.plan import Task
+from purerun.data.shards import Shards, Share
 from purerun.data.source import Session, Source
 from purerun.data.workers import leave_signals_to_the_main_process
 
@@ -76,7 +78,7 @@ class Stream(Source):
                 f"{self.workers}: its place would be spread over the workers; leave workers out"
             )
 
-    def open(self, seed: int, *, shard: int = 0, shards: int = 1) -> Session:
+    def open(self, seed: int, *, shard: int | range = 0, shards: int = 1) -> Session:
         """Start to read."""
         return FlowSession(self._loaded(seed) if self.workers else self._flow(seed), seed, shard, shards)
 
@@ -136,18 +138,28 @@ class _Join:
     fetch: Fetch
     pin_memory: bool = attrs.field(kw_only=True)
 
-    def samples(self, samples: list[Any], epoch: int, start: int, shard: int, shards: int) -> Any:
+    def samples(self, samples: list[Any], epoch: int, start: int, shard: int | range, shards: int) -> Any:
+        if isinstance(shard, range):
+            return _several(partial(self.samples, samples, epoch, start), len(samples), Share(shard, shards))
         low, high = share(0, len(samples), shard, shards)
         task = _task(epoch, start, low, high)
         batch = self.fetch.collated(samples[task.start - start :][: len(task.indices)], task)
         return pinned(batch) if self.pin_memory else batch
 
-    def batch(self, batches: list[Any], epoch: int, start: int, shard: int, shards: int) -> Any:
+    def batch(self, batches: list[Any], epoch: int, start: int, shard: int | range, shards: int) -> Any:
+        if isinstance(shard, range):
+            return _several(partial(self.batch, batches, epoch, start), size(batches[0]), Share(shard, shards))
         low, high = share(0, size(batches[0]), shard, shards)
         task = _task(epoch, start, low, high)
         first = task.start - start
         batch = self.fetch.finished(cut(batches[0], first, first + len(task.indices)), task)
         return pinned(batch) if self.pin_memory else batch
+
+
+def _several(one: Callable[[int, int], Any], samples: int, share: Share) -> Shards:
+    """Make the shards that have samples, each as a batch by itself."""
+    busy = range(share.mine.start, min(share.mine.stop, samples))
+    return Shards(tuple(one(shard, share.shards) for shard in busy), share, samples)
 
 
 def _task(epoch: int, start: int, low: int, high: int) -> Task:

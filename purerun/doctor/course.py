@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from purerun.doctor.healthy import healthy
 from purerun.doctor.hooks import examine_hook, standing
 from purerun.doctor.middle import read
 from purerun.doctor.model import examine_model
-from purerun.doctor.patient import Patient, inner_step
+from purerun.doctor.patient import Patient, inner_steps
 from purerun.doctor.run import examine_run, examine_step, steps
 from purerun.doctor.scores import FEWEST, examine_metric, fed
 from purerun.doctor.short import smaller
@@ -26,7 +26,6 @@ from purerun.hooks import Validate
 from purerun.recipe import Recipe, RecipeError
 from purerun.state import State
 from purerun.train import TrainStep
-from purerun.wrappers import wrap
 
 _SOURCES = ("train", "val", "test")
 
@@ -62,23 +61,31 @@ class Course:
         else:
             yield from self._treated(*made)
 
-    def _made(self) -> tuple[nn.Module, TrainStep] | Finding:
-        """Make the module and its step, or the finding of why there are none."""
+    def _made(self) -> tuple[nn.Module, Mapping[str, TrainStep]] | Finding:
+        """Make the module, its steps and the first weights, or the finding of why there are none."""
         try:
             module = self._recipe.module()
-            return module, inner_step(self._recipe.train_step(module))
+            self._recipe.init(module)
+            return module, inner_steps(self._recipe.train_step(module))
         except RecipeError:
             raise  # no recipe at all
         except Exception as error:  # noqa: BLE001 - it is told, and the data are examined all the same
             return raised("model", error)
 
-    def _treated(self, module: nn.Module, step: TrainStep) -> Iterator[Examined]:
+    def _treated(self, module: nn.Module, steps: Mapping[str, TrainStep]) -> Iterator[Examined]:
         judged = self._batches["val"] or self._batches["test"]
-        patient = Patient(self._recipe, module, step, self._batches["train"], judged)
-        yield from examine_model(patient)
-        yield from self._metrics(patient)
-        yield from self._hooks(patient)
-        yield from self._together(patient)
+        patients = {
+            name: Patient(self._recipe.alone(name), module, step, self._batches["train"], judged)
+            for name, step in steps.items()
+        }
+        first = next(iter(patients.values()))
+        for name, patient in patients.items():
+            # The forward that is judged is one for all.
+            own = patient if patient is first else attrs.evolve(patient, judged=())
+            yield from (each if each.part == "forward" else _of_step(name, each) for each in examine_model(own))
+        yield from self._metrics(first)
+        yield from self._hooks(module)
+        yield from self._together(patients, module)
 
     def _source(self, name: str) -> Iterator[Examined]:
         recipe, source = self._recipe, getattr(self._recipe, name)
@@ -105,43 +112,54 @@ class Course:
                 checked = f"merged from {len(batches)} small batches"
                 yield examined(part, checked, partial(examine_metric, part, metric, batches))
 
-    def _hooks(self, patient: Patient) -> Iterator[Examined]:
-        hooks = patient.recipe.train_loop(patient.module).hooks
+    def _hooks(self, module: nn.Module) -> Iterator[Examined]:
+        hooks = self._recipe.train_loop(module).hooks
         try:
-            states = standing(self._state(patient), hooks)
+            states = standing(self._state(module), hooks)
         except Exception as error:  # noqa: BLE001 - of a hook's slots: it is told with the run
             yield Examined("hooks", "", skipped=f"their slots cannot be made: {error}")
             return
-        for place, hook in enumerate(patient.recipe.hooks):
+        for place, hook in enumerate(self._recipe.hooks):
             # Ours, and made of parts that have been examined.
             if not isinstance(hook, Validate):
                 part = f"hooks.{place}"
                 yield examined(part, "called twice at two states", partial(examine_hook, part, hook, states))
 
-    def _state(self, patient: Patient) -> State:
-        """Make a state with a report: of one step, or stood in for if there can be none."""
-        step = wrap(patient.step, *patient.recipe.wrappers)
-        state = step.init(patient.recipe.seed)
-        if self._sound("model", "loss"):
-            return step(state, copied(patient.batches[0]))
-        return state.replace(iter=1, metrics={"loss": 1.0, **dict(state["hyper"].items())})
+    def _state(self, module: nn.Module) -> State:
+        """Make a state with a report: of one batch, or stood in for if there can be none."""
+        step = self._recipe.train_step(module)
+        state = step.init(self._recipe.seed)
+        if self._learns():
+            return step(state, copied(self._batches["train"][0]))
+        report: dict[str, Any] = {}
+        for name, part in self._recipe.parts.items():
+            start = f"{name}." if name else ""
+            report |= {f"{start}{each}": value for each, value in {"loss": 1.0, **part.optimizer.hyper()}.items()}
+        return state.replace(iter=1, metrics=report)
 
-    def _together(self, patient: Patient) -> Iterator[Examined]:
+    def _learns(self) -> bool:
+        """Say whether no fault has been found in the model and in the losses."""
+        parts = [_path(name, each) for name in self._recipe.parts for each in ("model", "loss")]
+        return self._sound(*parts)
+
+    def _together(self, patients: Mapping[str, Patient], module: nn.Module) -> Iterator[Examined]:
         """Examine steps with their wrappers, then a run of all that is sound."""
-        if not self._sound("model", "loss"):
+        if not self._learns():
             yield Examined("step", "", skipped="mend the model and the loss first")
             return
-        for part, step, suspect in steps(patient):
-            each = examined(part, "purity, separateness", partial(examine_step, part, patient, step, suspect))
-            yield each
-            if not each.is_sound:
-                yield Examined("run", "", skipped=f"mend {part} first")
-                return
+        for name, patient in patients.items():
+            for own, step, suspect in steps(patient):
+                part = _path(name, own)
+                each = examined(part, "purity, separateness", partial(examine_step, part, patient, step, suspect))
+                yield each
+                if not each.is_sound:
+                    yield Examined("run", "", skipped=f"mend {part} first")
+                    return
         faulty = [part for part in self._parts_to_leave_out() if not self._sound(part)]
         checked = f"{self._iters} iterations: resumed at each, leased, saved, watched"
-        sound = attrs.evolve(patient, recipe=healthy(self._recipe, faulty, self._batches))
+        sound = healthy(self._recipe, faulty, self._batches)
         left_out = f"; without {', '.join(faulty)}" if faulty else ""
-        whole = examined("run", checked + left_out, partial(examine_run, sound, self._iters))
+        whole = examined("run", checked + left_out, partial(examine_run, sound, module, self._iters))
         if faulty and any(finding.law == RUNS for finding in whole.findings):
             whole = Examined("run", "", skipped=f"mend {', '.join(faulty)} first")
         yield whole
@@ -167,11 +185,22 @@ def _fitting(recipe: Recipe) -> tuple[Recipe, dict[str, list[Any]]]:
     return small, batches
 
 
+def _path(step: str, part: str) -> str:
+    """Say where a part is in a recipe, that of a step with a name too."""
+    return f"steps.{step}.{part}" if step else part
+
+
+def _of_step(step: str, each: Examined) -> Examined:
+    found = tuple(attrs.evolve(finding, part=_path(step, finding.part)) for finding in each.findings)
+    return attrs.evolve(each, part=_path(step, each.part), findings=found)
+
+
 def _takes(recipe: Recipe, batch: Any) -> bool:
     try:
         # With a module of its own: what a first call changes must be seen later.
         module = recipe.module()
-        Patient(recipe, module, inner_step(recipe.train_step(module)), [batch]).compute(copied(batch))
+        for name, step in inner_steps(recipe.train_step(module)).items():
+            Patient(recipe.alone(name), module, step, [batch]).compute(copied(batch))
     except Exception:  # noqa: BLE001 - whatever it is: the examination itself tells it
         return False
     return True

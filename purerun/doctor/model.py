@@ -37,9 +37,9 @@ def _computed(patient: Patient) -> Iterator[Finding]:
     def act(batch: Any = None, iter: int = 0) -> Any:
         return patient.compute(copied(patient.batches[0]) if batch is None else batch, iter)
 
-    evidence = experiment(lambda: [*map(act, _two(patient.batches))], [patient.module, patient.recipe.loss])
+    evidence = experiment(lambda: [*map(act, _two(patient.batches))], [patient.module, patient.part.loss])
     causes = to_blame(evidence)
-    yield from verdicts("model", "step", causes, type(patient.module).forward, patient.recipe.loss)
+    yield from verdicts("model", "step", causes, type(patient.module).forward, patient.part.loss)
     yield from writes("model", act, patient.batches[0])
     yield from disturbances("model", act)
     yield from _seeding(patient, act)
@@ -85,13 +85,13 @@ def _seeding(patient: Patient, act: Callable[..., Any]) -> Iterator[Finding]:
         if one[name] == other[name]:
             line = reseeded(partial(act, iter=0), partial(act, iter=1), name)
             message = f"starts {name} anew: what is drawn after it, dropout say, is the same in every iteration"
-            line = line or own_beginning(patient.recipe.loss, patient.module)
+            line = line or own_beginning(patient.part.loss, patient.module)
             remedy = "leave it out: the step puts the generators at a key of seed and iteration"
             yield found("model", CHANCE, message, line, remedy)
 
 
 def _ungraded(patient: Patient, act: Callable[..., Any]) -> Iterator[Finding]:
-    if patient.recipe.unused == "zero":
+    if patient.part.unused == "zero":
         return
     places: dict[Line | None, list[str]] = {}
     with modes_kept():
@@ -123,7 +123,7 @@ def _refused(patient: Patient, *, remembers: bool, ungraded: bool) -> Iterator[F
 
 def _is_of_loss(patient: Patient, finding: Finding) -> bool:
     """Say whether a finding points into the loss function."""
-    loss = patient.recipe.loss
+    loss = patient.part.loss
     while isinstance(loss, partial):
         loss = loss.func
     functions = [loss] if isinstance(loss, FunctionType) else [*vars(type(loss)).values()]

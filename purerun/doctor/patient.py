@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from purerun import batch as _batch
 from purerun import grad
 from purerun.doctor.effects import marks
 from purerun.random import Key, keyed_everywhere
-from purerun.recipe import Recipe
+from purerun.recipe import Alternation, Part, Recipe
 from purerun.train import TrainStep
 from purerun.wrappers import Wrapped
 
@@ -42,8 +42,10 @@ class Computed:
 class Patient:
     """A recipe with its module, and a few batches of its training data and of its validation data.
 
+    Of a recipe with several steps, each makes a patient, as if it were alone.
+
     Attributes:
-        recipe: the recipe.
+        recipe: the recipe; it has one step.
         module: its model.
         step: its training step, without wrappers.
         batches: of its training data, at least one.
@@ -56,13 +58,19 @@ class Patient:
     batches: Sequence[Any]
     judged: Sequence[Any] = ()
 
+    @property
+    def part(self) -> Part:
+        """What the step learns by."""
+        (part,) = self.recipe.parts.values()
+        return part
+
     def compute(self, batch: Any, iter: int = 0) -> Computed:
         """Compute loss and gradients, at the key of an iteration; the buffers are put back."""
         batch = _batch.move(batch, self.step.device)
         params = {name: self.step.binding.params[name] for name in self.step.trained}
         with _buffers_kept(self.module), keyed_everywhere(Key.of(self.recipe.seed, "step", iter)), torch.enable_grad():
             self.module.train()
-            total, _, terms = grad.reduce(self.recipe.loss(self.module, batch), batch)
+            total, _, terms = grad.reduce(self.part.loss(self.module, batch), batch)
             grads = torch.autograd.grad(total, list(params.values()), allow_unused=True)
             buffers = {name: buffer.detach().clone() for name, buffer in self.module.named_buffers()}
             return Computed(total.detach(), dict(terms), dict(zip(params, grads, strict=True)), buffers, marks())
@@ -73,6 +81,12 @@ class Patient:
         with _buffers_kept(self.module), keyed_everywhere(Key.of(self.recipe.seed, "evaluate", 0)), torch.no_grad():
             self.module.eval()
             return self.recipe.forward(self.module, batch)
+
+
+def inner_steps(step: Any) -> Mapping[str, TrainStep]:
+    """List what a recipe learns by, without wrappers: name -> step; the name of the only one is ""."""
+    steps = step.steps if isinstance(step, Alternation) else {"": step}
+    return {name: inner_step(each) for name, each in steps.items()}
 
 
 def inner_step(step: Any) -> Any:

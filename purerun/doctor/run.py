@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from purerun.doctor.experiment import experiment
 from purerun.doctor.finding import COMPLETE, PURE, SAMENESS, Finding, found
 from purerun.doctor.lines import own_beginning
@@ -58,30 +60,31 @@ def examine_step(part: str, patient: Patient, step: Step, suspect: Any) -> Itera
 
 def steps(patient: Patient) -> Iterator[tuple[str, Step, Any]]:
     """List the steps to examine: with the user's own optimizer or wrappers, each by itself, and the whole."""
-    recipe = patient.recipe
-    if _is_own(recipe.optimizer):
-        yield "optimizer", patient.step, recipe.optimizer
-    for place, wrapper in enumerate(recipe.wrappers):
+    part = patient.part
+    if _is_own(part.optimizer):
+        yield "optimizer", patient.step, part.optimizer
+    for place, wrapper in enumerate(part.wrappers):
         if _is_own(wrapper):
-            yield f"wrappers.{place}", wrap(patient.step, *recipe.wrappers[: place + 1]), wrapper
-    yield "step", wrap(patient.step, *recipe.wrappers), None
+            yield f"wrappers.{place}", wrap(patient.step, *part.wrappers[: place + 1]), wrapper
+    yield "step", wrap(patient.step, *part.wrappers), None
 
 
-def examine_run(patient: Patient, iters: int) -> Iterator[Finding]:
+def examine_run(recipe: Recipe, module: nn.Module, iters: int) -> Iterator[Finding]:
     """Examine a short run: across an epoch's end where that is cheap, with hooks, validation and checkpoints.
 
     Args:
-        patient: a recipe without the parts that are known to be faulty.
+        recipe: without the parts that are known to be faulty.
+        module: its model.
         iters: how many iterations.
     """
-    recipe = shorter(patient.recipe, iters)
-    loop, loader = recipe.train_loop(patient.module), recipe.train
+    recipe = shorter(recipe, iters)
+    loop, loader = recipe.train_loop(module), recipe.train
     state = near_the_end(loader, loop.step.init(recipe.seed), _BEFORE_THE_END)  # type: ignore[union-attr]
     with tempfile.TemporaryDirectory() as folder:
         broken = [*_broken(_checks(recipe, loop, state, Path(folder)))]
     if not broken:
         return
-    evidence = experiment(lambda: [snapshot.of_state(each) for each in loop(state, loader)], [recipe, patient.module])
+    evidence = experiment(lambda: [snapshot.of_state(each) for each in loop(state, loader)], [recipe, module])
     causes = to_blame(evidence)
     yield from verdicts("run", "step", causes)
     if not causes:

@@ -37,7 +37,7 @@ class Head(Source):
     source: Source
     count: int
 
-    def open(self, seed: int, *, shard: int = 0, shards: int = 1) -> Session:
+    def open(self, seed: int, *, shard: int | range = 0, shards: int = 1) -> Session:
         """Start to read."""
         return _HeadSession(self.source.open(seed, shard=shard, shards=shards), self.count)
 

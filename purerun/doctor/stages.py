@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from purerun.data import Foreign, Loader, Source, Stream
 from purerun.data.fetch import Fetch
-from purerun.data.plan import Task, tasks
+from purerun.data.plan import Task, plans
 from purerun.random import Key, keyed_everywhere
 
 SAMPLES = 8
@@ -84,8 +84,8 @@ def _order(part: str, loader: Loader, seed: int) -> Iterator[Stage]:
         return
 
     def act() -> list[Any]:
-        plans = (tasks(loader.epoch(seed, epoch, 0), epoch, 0, 0, 1) for epoch in (0, 1))
-        return [task.indices for plan in plans for task, _ in islice(plan, SAMPLES)]
+        epochs = (plans(loader.epoch(seed, epoch, 0), epoch, 0, 0, 1) for epoch in (0, 1))
+        return [task.indices for batches in epochs for plan in islice(batches, SAMPLES) for task in plan.tasks]
 
     yield Stage(f"{part}.{'order' if loader.batch_sampler is None else 'batch_sampler'}", act, drawn)
 

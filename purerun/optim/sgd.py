@@ -158,7 +158,7 @@ class SGD(Optimizer):
         return (tracing.plus(param, grad, hyper["down"]),)
 
     def _moving(
-        self, first: bool | Tensor, hyper: Hyper, param: Tensor, grad: Tensor, buffer: Tensor
+        self, first: tracing.Condition, hyper: Hyper, param: Tensor, grad: Tensor, buffer: Tensor
     ) -> tuple[Tensor, Tensor]:
         grad = tracing.decayed(-grad if self.maximize else grad, param, hyper["weight_decay"])
         momentum, moves = hyper["momentum"], hyper["moves"]

@@ -9,6 +9,7 @@ the same order out of place; for numbers the result is torch's bit for bit, whic
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from purerun.optim.optimizer import Hyper, Params, Slots, TracedBuckets
 
 Formula = Callable[..., tuple[Tensor, ...]]
 """`formula(hyper, param, grad, *slots) -> (param, *slots)` for one parameter."""
+Condition: TypeAlias = bool | Tensor
+"""Something that holds or does not, perhaps for each of what is mapped over."""
 
 
 def each(
@@ -103,7 +106,7 @@ def where(condition: float | Tensor, moved: Tensor, still: Tensor) -> Tensor:
     return moved if condition else still
 
 
-def settled(condition: bool | Tensor) -> bool | Tensor:
+def settled(condition: Condition) -> Condition:
     """Say a condition outright where it can be looked at and is the same for whatever is mapped over.
 
     To choose between two whole tensors costs much more than to compute either.

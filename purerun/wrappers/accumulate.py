@@ -16,7 +16,7 @@ from purerun.merge import accumulate, plain, summed
 from purerun.optim.optimizer import pick
 from purerun.schedule import Affine
 from purerun.state import Draft
-from purerun.step import HOST, Step
+from purerun.step import Step
 from purerun.valid import one_of, whole
 from purerun.wrappers.wrapper import Wrapper
 
@@ -83,16 +83,7 @@ class Accumulate(Wrapper):
             )
 
     def write(self, step: Step, draft: Draft, grads: Grads) -> None:
-        """Add to the window, and apply it when it is full or its epoch ends.
-
-        Raises:
-            ValueError: it stands inside of a program that is compiled or mapped.
-        """
-        if HOST in draft:
-            raise ValueError(
-                "expected Accumulate outside of what is compiled or mapped, got it inside, where nobody can look "
-                "whether the window is full; wrap with it after Compile or Vmap"
-            )
+        """Add to the window, and apply it when it is full or its epoch ends."""
         window = draft[self.slot]
         accumulate(pick(window["grads"], step.trained), pick(grads.grads, step.trained), grads.weight)
         window["weight"] += grads.weight

@@ -69,7 +69,6 @@ class Compile(Wrapper):
         return Compiled(step, self)
 
 
-
 @attrs.frozen
 class Compiled(Wrapped):
     """A step with `Compile` around it."""

@@ -14,7 +14,7 @@ from purerun.batch import cut, size
 from purerun.grad import Grads, Pass
 from purerun.merge import Sum, add, mean, weigh
 from purerun.state import Draft, lazy_clone
-from purerun.step import HOST, Step
+from purerun.step import Step
 from purerun.valid import one_of, whole
 from purerun.wrappers.wrapper import Wrapper
 
@@ -61,16 +61,7 @@ class Microbatch(Wrapper):
         return {"parts": torch.tensor(self.count, device="cpu")} if self.slot else {}
 
     def read(self, step: Step, draft: Draft, batch: Any, how: Pass) -> Grads:
-        """Read the parts of a batch.
-
-        Raises:
-            ValueError: it would cut inside of a program that is compiled or mapped.
-        """
-        if HOST in draft and (self.slot or min(self.count, size(batch)) > 1):
-            raise ValueError(
-                "expected Microbatch outside of what is compiled or mapped, got it inside, where parts have no chance "
-                "of their own and nothing can be tried again; wrap with it after Compile or Vmap"
-            )
+        """Read the parts of a batch."""
         if not self.slot:
             return _read(step, draft, batch, how, self.count)
         samples = max(size(batch), 1)

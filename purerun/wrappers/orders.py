@@ -126,7 +126,7 @@ def reason(inner: str, outer: str) -> str | None:
     >>> reason("Accumulate", "EMA") is None, reason("EMA", "Compile")
     (True, 'it decides by counters or values, which a graph cannot; put it around Compile')
     """
-    if inner == outer or {inner, outer} in _TWINS:
+    if (inner == outer and inner in PLACES) or {inner, outer} in _TWINS:
         return "there is one of its kind already, and they would share a slot; wrap once with it"
     return next((each.reason for each in REFUSALS if inner in each.inner and outer in each.outer), None)
 
@@ -147,10 +147,10 @@ def check(inside: Sequence[str], outer: str) -> None:
 
 
 def table() -> str:
-    """Write the table of orders as Markdown, the inner wrapper at the left; the docs hold it.
+    r"""Write the table of orders as Markdown, the inner wrapper at the left; the docs hold it.
 
     >>> print(table()[:47])
-    | inside \\ outside | Accumulate | AnnealedEMA |
+    | inside \ outside | Accumulate | AnnealedEMA |
     """
     notes: list[str] = []
     lines = [f"| inside \\ outside | {' | '.join(PLACES)} |", f"|{'---|' * (len(PLACES) + 1)}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -18,8 +19,18 @@ def unshared(grads: Sequence[Tensor]) -> list[Tensor]:
     >>> first.mul_(3).tolist(), second.tolist(), unshared([one])[0] is one
     ([3.0, 3.0], [1.0, 1.0], True)
     """
-    apart = len({grad.untyped_storage()._cdata for grad in grads}) == len(grads)
+    apart = _apart(grads)
     return [grad if apart and not overlaps(grad) else grad.clone() for grad in grads]
+
+
+def _apart(grads: Sequence[Tensor]) -> bool:
+    """Tell whether no two lie in one piece of memory; parts of a packet that came as a whole do not."""
+    if len({grad.untyped_storage()._cdata for grad in grads}) == len(grads):
+        return True
+    if not all(grad.is_contiguous() for grad in grads):
+        return False
+    places = sorted((grad.data_ptr(), grad.data_ptr() + grad.nbytes) for grad in grads)
+    return all(end <= start for (_, end), (start, _) in pairwise(places))
 
 
 def overlaps(grad: Tensor) -> bool:

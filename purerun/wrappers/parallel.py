@@ -15,7 +15,7 @@ from purerun.data.place import share
 from purerun.data.shards import Shards, Share
 from purerun.grad import Grads, Pass
 from purerun.state import Draft, lazy_clone
-from purerun.step import HOST, Step
+from purerun.step import Step
 from purerun.valid import one_of, whole
 from purerun.wrappers.exchange import Round, exchanged
 from purerun.wrappers.packet import Packet
@@ -75,20 +75,17 @@ class DataParallel(Wrapper):
             for name, buffer in draft["buffers"].items()
         }
 
-    def __call__(self, step: Step) -> Step:
-        """Wrap a step.
+    def check(self, step: Step) -> None:
+        """Refuse a line search, which asks for further gradients of the shards.
 
         Raises:
-            ValueError: its batches are cut already, or its optimizer is a line search.
+            ValueError: the step's optimizer is one.
         """
-        if step.share is not None:
-            raise ValueError("expected a step whose batches are not cut into shards yet; wrap once with DataParallel")
         if step.closes:
             raise ValueError(
                 "expected a step whose optimizer takes gradients as they are, got one that searches along a line, "
                 "which asks for further gradients of the shards; choose another optimizer"
             )
-        return super().__call__(step)
 
     def share(self, step: Step) -> Share:
         """Say which shards this process reads.
@@ -100,10 +97,6 @@ class DataParallel(Wrapper):
 
     def read(self, step: Step, draft: Draft, batch: Any, how: Pass) -> Grads:
         """Compute the gradients of the whole batch, of which this process reads its shards."""
-        if HOST in draft:
-            raise ValueError(
-                "expected DataParallel outside of what is compiled or mapped, got it inside; wrap it around Compile"
-            )
         read = self._cut(batch, self.share(step))
         busy = min(self.shards, read.samples)
         shares, each = self._shares(), self.buffers == "shard"

@@ -9,12 +9,27 @@ import torch
 from torch import nn
 
 import purerun as pr
-from purerun.testing import check_everything, check_values_equal_lease
+from purerun.testing import Case, check_everything, check_values_equal_lease
 
-WRAPPERS = {"accumulate": pr.Accumulate(2), "accumulate 4": pr.Accumulate(4), "ema": pr.EMA(0.9)}
+WRAPPERS = {
+    "accumulate": pr.Accumulate(2),
+    "accumulate 4": pr.Accumulate(4),
+    "accumulate epoch": pr.Accumulate(2, window="epoch", schedule="update"),
+    "clip norm": pr.Clip(norm=0.1),
+    "clip value": pr.Clip(value=0.01),
+    "clip adaptive": pr.Clip(adaptive=0.02),
+    "ema": pr.EMA(0.9),
+    "microbatch": pr.Microbatch(2, on_oom="halve"),
+    "precision float16": pr.Precision("float16", init_scale=2.0**18, growth_interval=2),
+    "precision bfloat16": pr.Precision("bfloat16"),
+    "remat": pr.Remat("0"),
+    "skip": pr.SkipNonFinite(),
+}
+KINDS = {name.split()[0]: wrapper for name, wrapper in reversed(WRAPPERS.items())}
+"""The first of each kind stands in pairs; all stand alone."""
 ORDERS = {
     **{name: (wrapper,) for name, wrapper in WRAPPERS.items()},
-    **{f"{a} in {b}": (WRAPPERS[a], WRAPPERS[b]) for a, b in permutations(WRAPPERS, 2) if a.split()[0] != b.split()[0]},
+    **{f"{a} in {b}": (KINDS[a], KINDS[b]) for a, b in permutations(KINDS, 2)},
 }
 OPTIMIZERS = {
     "sgd": pr.optim.SGD(lr=0.1, momentum=0.9),
@@ -31,6 +46,57 @@ def test_every_law_holds_on_every_order_of_wrappers(make_run, wrappers, limit):
     run = make_run("batch norm", OPTIMIZERS["sgd"], *wrappers, step={"schedule": SCHEDULE}, **limit)
 
     check_everything(run.loop, run.state, run.loader, again=run.again)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("what", ["grad", "step"])
+def test_every_law_holds_on_compiled_steps(make_run, what):
+    """Each resume is a step that is compiled anew."""
+    run = make_run("batch norm", OPTIMIZERS["sgd"], pr.Compile(what), pr.EMA(0.9), step={"schedule": SCHEDULE}, iters=5)
+
+    check_everything(run.loop, run.state, run.loader, again=run.again)
+
+
+def spoiled(model, batch):
+    """Compute a loss that is infinite for some batches, so that what stands around it leaves their updates out."""
+    loss = nn.functional.cross_entropy(model(batch["x"]), batch["y"])
+    return loss * torch.where(batch["y"].sum() % 2 == 0, 1.0, torch.inf)
+
+
+SKIPPING = {"skip": pr.SkipNonFinite(limit=30), "precision": pr.Precision("float16", growth_interval=1)}
+
+
+@pytest.mark.parametrize("skipping", SKIPPING.values(), ids=SKIPPING)
+@pytest.mark.parametrize("place", range(3))
+def test_every_law_holds_where_updates_are_left_out(make_run, skipping, place):
+    """Inside of a window, outside of it, and around everything."""
+    wrappers = [pr.Accumulate(2), pr.EMA(0.9)]
+    wrappers.insert(place, skipping)
+    run = make_run("batch norm", OPTIMIZERS["adamw"], *wrappers, loss=spoiled, samples=40, epochs=2)
+    slot, name = ("skip", "total") if skipping is SKIPPING["skip"] else ("precision", "scale")
+    counts = {state[slot, name].item() for state in run.loop(run.state, run.loader)}
+
+    assert len(counts) > 1
+    check_everything(run.loop, run.state, run.loader, again=run.again)
+
+
+HALF = Case("half", lambda: nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).bfloat16())
+
+
+@pytest.mark.parametrize("wrappers", [(), (pr.Accumulate(2),), (pr.EMA(0.9),)], ids=["alone", "accumulate", "ema"])
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "outside"])
+def test_every_law_holds_on_masters(make_run, wrappers, inside):
+    """Of a model in bfloat16."""
+    order = (pr.Masters(), *wrappers) if inside else (*wrappers, pr.Masters())
+    run = make_run(HALF, OPTIMIZERS["adamw"], *order, loss=halved, epochs=2)
+
+    check_everything(run.loop, run.state, run.loader, again=run.again)
+
+
+def halved(model, batch):
+    """Compute the loss of a model that takes bfloat16."""
+    return nn.functional.cross_entropy(model(batch["x"].bfloat16()).float(), batch["y"])
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)

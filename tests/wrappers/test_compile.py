@@ -211,13 +211,6 @@ def test_more_of_them(wrappers, bound):
     assert first["metrics"].names() == second["metrics"].names()
 
 
-def test_one_is_enough():
-    """A graph in a graph is refused."""
-    step = make(pr.Compile("grad"), pr.Clip(norm=1.0), pr.Compile())
-    with pytest.raises(CompileError, match="expected a step without Compile inside of what is compiled"):
-        step(step.init(), batch())
-
-
 @attrs.frozen
 class Deciding(pr.Wrapper):
     """A wrapper that looks at the loss on the host."""
@@ -232,21 +225,6 @@ def test_what_decides_by_a_value_is_refused():
     step = make(Deciding(), pr.Compile())
     with pytest.raises(CompileError, match="does not depend on the values of tensors"):
         step(step.init(), batch())
-
-
-def test_what_decides_by_a_counter_is_refused():
-    """Such as an average that begins late."""
-    step = make(pr.SWA(begin=3), pr.Compile())
-    with pytest.raises(CompileError, match=r"expected a step without decisions by `(iter|epoch)` inside of Compile"):
-        step(step.init(), batch())
-
-
-def test_activation_checkpointing_is_refused():
-    """On either side: what runs again would draw again."""
-    for wrappers in ((pr.Remat("0"), pr.Compile()), (pr.Compile(), pr.Remat("0"))):
-        step = make(*wrappers)
-        with pytest.raises(CompileError, match="expected a step without activation checkpointing"):
-            step(step.init(), batch())
 
 
 def test_chance_of_others_is_refused():

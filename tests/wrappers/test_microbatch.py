@@ -171,15 +171,6 @@ class Counting(Wrapper):
         return step.read(draft, batch, how)
 
 
-def test_parts_of_parts_have_chances_of_their_own():
-    """A part that is cut again is named by the whole way to it."""
-    inner = Counting()
-    step = pr.wrap(make(), inner, pr.Microbatch(2), pr.Microbatch(2))
-    step(step.init(), normal(5, 2))
-
-    assert [((0, 0), 2), ((0, 1), 1), ((1, 0), 1), ((1, 1), 1)] == inner.parts
-
-
 def test_it_goes_with_windows():
     """Three batches in two parts each: one update, that of the big batch."""
     x = normal(9, 2)
@@ -206,25 +197,20 @@ def test_what_makes_no_sense_is_refused(wrong, words):
         pr.Microbatch(**wrong)
 
 
-def test_shards_are_cut_inside_and_not_outside():
-    """Each shard in parts is the batch; the other way round is refused with the way out."""
+def test_shards_are_cut_in_parts():
+    """Each shard in parts is the batch."""
     x = normal(9, 2)
     plain, step = make(), pr.wrap(make(), pr.Microbatch(2, on_oom="halve"), pr.DataParallel(2))
     after = step(step.init(), x)
 
     assert close(plain(plain.init(), x), after)
     assert 2 == int(after["metrics", "microbatches"]) == int(after["microbatch", "parts"])
-    with pytest.raises(ValueError, match="Microbatch first and DataParallel after it"):
-        pr.wrap(make(), pr.DataParallel(2), pr.Microbatch(2))
 
 
 @pytest.mark.parametrize("wrapper", [pr.Microbatch(2), pr.Microbatch(1, on_oom="halve")], ids=["cut", "halve"])
 def test_it_stands_around_a_mapped_program(wrapper):
-    """Inside, parts would share one chance, and nothing could be tried again; outside, members are cut alike."""
+    """The batches of all members are cut alike."""
     plain, x = make(engine="func"), normal(4, 2)
-    inside, outside = pr.wrap(plain, wrapper, pr.Vmap(3)), pr.wrap(plain, pr.Vmap(3), wrapper)
-    with pytest.raises(ValueError, match="wrap with it after Compile or Vmap"):
-        inside(inside.init(), x)
-
+    outside = pr.wrap(plain, pr.Vmap(3), wrapper)
     after, expected = outside(outside.init(), x)["params", "0.weight"], plain(plain.init(), x)["params", "0.weight"]
     assert torch.allclose(expected.expand_as(after), after, rtol=1e-10, atol=1e-12)

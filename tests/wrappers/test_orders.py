@@ -1,4 +1,4 @@
-"""The table of orders: what it refuses is refused with its reason, what it allows can be trained, and the docs hold it."""
+"""The table of orders: what it refuses is refused with its reason, what it allows trains, and the docs hold it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def test_each_kind_has_its_row():
     ours = {
         name
         for name in pr.wrappers.__all__
-        if isinstance(kind := getattr(pr.wrappers, name), type) and issubclass(kind, pr.Wrapper) and kind is not pr.Wrapper
+        if isinstance(kind := getattr(pr.wrappers, name), type)
+        and issubclass(kind, pr.Wrapper)
+        and kind is not pr.Wrapper
     }
     assert ours == made
     named = {kind for refusal in orders.REFUSALS for kind in (*refusal.inner, *refusal.outer)}

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 import purerun as pr
 from purerun.grad import Grads
-from purerun.state import StateError
 from purerun.step import StepChanged
 from purerun.testing import LawBroken, check_purity
 from purerun.wrappers import Wrapper
@@ -176,18 +175,18 @@ def test_going_on_in_another_order_is_told():
 
 
 @pytest.mark.parametrize(
-    ("wrappers", "slot"),
+    ("wrappers", "kind"),
     [
-        ([pr.EMA(0.9), pr.EMA(0.99)], "ema"),
-        ([pr.EMA(0.9), pr.Accumulate(2), pr.EMA(0.9)], "ema"),
-        ([pr.Accumulate(2), Scaled(2.0), pr.Accumulate(2)], "accumulate"),
+        ([pr.EMA(0.9), pr.EMA(0.99)], "EMA"),
+        ([pr.EMA(0.9), pr.Accumulate(2), pr.EMA(0.9)], "EMA"),
+        ([pr.Accumulate(2), Scaled(2.0), pr.Accumulate(2)], "Accumulate"),
     ],
     ids=["side by side", "apart", "accumulations"],
 )
-def test_one_memory_has_one_owner(wrappers, slot):
+def test_one_memory_has_one_owner(wrappers, kind):
     """The same kind of wrapper twice is refused, however far apart."""
-    with pytest.raises(StateError, match=f"expected no `{slot}` in the state.*wrap only once"):
-        pr.wrap(make(), *wrappers).init()
+    with pytest.raises(ValueError, match=f"expected no {kind} around {kind}: .* wrap once with it"):
+        pr.wrap(make(), *wrappers)
 
 
 @pytest.mark.parametrize(

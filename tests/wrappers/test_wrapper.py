@@ -148,4 +148,6 @@ def test_a_wrapped_step_is_a_value():
 
     assert first == second
     assert first != pr.wrap(pr.TrainStep(model, loss, pr.optim.SGD(lr=0.1)), pr.EMA(0.6))
-    assert first.text().endswith("wrapper: EMA(decay=0.5)")
+    assert first.text().endswith(
+        "wrapper: EMA(begin=0, by='iter', interval=1, buffers='copy', decay=0.5)",
+    )
