@@ -9,7 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, IterableDataset, RandomSampler
 
-from purerun.data import Compose, Infinite, Loader, Noise, Position, Seeded, Sequential, Shift, Shuffle, Tensors, Weighted
+from purerun.data import (
+    Compose,
+    Infinite,
+    Loader,
+    Noise,
+    Position,
+    Seeded,
+    Sequential,
+    Shift,
+    Shuffle,
+    Tensors,
+    Weighted,
+)
 from purerun.random import Key
 from tests.data.samples import Named, Noisy, generators, noisy_collate, rows, same, state
 
