@@ -14,6 +14,7 @@ release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["versi
 
 extensions = ["myst_parser", "sphinx.ext.napoleon", "sphinx.ext.autodoc", "sphinx.ext.apidoc"]
 exclude_patterns = ["_build"]
+myst_heading_anchors = 2  # pages link to sections of each other
 
 # The reference needs no list of its own: a new file of the package is a new page.
 apidoc_modules = [{"path": "../purerun", "destination": "reference", "separate_modules": True, "module_first": True}]

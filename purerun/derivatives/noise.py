@@ -21,7 +21,7 @@ class Noise:
     the ratio at the end.
 
     Attributes:
-        signal: of |G|^2, the squared norm of the true gradient; an estimate may be below 0.
+        signal: of `|G|^2`, the squared norm of the true gradient; an estimate may be below 0.
         noise: of tr(Sigma), the trace of the covariance of one sample's gradient.
 
     >>> ahead = Noise(torch.tensor(2.0), torch.tensor(8.0)).moved(Noise(torch.tensor(4.0), torch.tensor(4.0)), keep=0.5)
@@ -34,7 +34,7 @@ class Noise:
 
     @property
     def scale(self) -> Tensor:
-        """The simple noise scale tr(Sigma) / |G|^2, in samples: batches well below it waste steps, above it samples."""
+        """The simple noise scale `tr(Sigma) / |G|^2`, in samples: smaller batches waste steps, larger ones samples."""
         return self.noise / self.signal
 
     def moved(self, other: Noise, *, keep: float) -> Noise:
@@ -45,7 +45,7 @@ class Noise:
     def between(cls, *, small: float, small_square: Tensor, large: float, large_square: Tensor) -> Noise:
         """Estimate from squared norms of the gradients of two batch sizes, such as a log may have.
 
-        The two estimators of appendix A.1: `(B |G_B|^2 - b |G_b|^2) / (B - b)` of |G|^2, and
+        The two estimators of appendix A.1: `(B |G_B|^2 - b |G_b|^2) / (B - b)` of `|G|^2`, and
         `(|G_b|^2 - |G_B|^2) / (1 / b - 1 / B)` of tr(Sigma).
 
         Args:
@@ -79,7 +79,7 @@ def noise_scale(parts: Grads | Sequence[Grads]) -> Noise:
     The parts are single samples (`pr.per_sample(...)`, which is one value with a row for each), or anything that was
     read separately at the same weights: micro-batches, the batches of an accumulation window, shards.  They may
     differ in size, and each counts by its weight.  With gradients g_k of parts with weights b_k, K of them, and their
-    mean g by weight, B in all:
+    mean g by weight, B in all::
 
         noise  = (sum_k b_k |g_k|^2 - B |g|^2) / (K - 1)
         signal = |g|^2 - noise / B

@@ -29,9 +29,9 @@ from purerun.state import COUNTERS, REPORT, Draft
 Path: TypeAlias = tuple[str, ...]
 Groups: TypeAlias = dict[Hashable, dict[str, Tensor]]
 Function: TypeAlias = Callable[[Draft, list[Tensor]], tuple[Groups, Any]]
-"""`function(draft, tensors) -> {group: {name: tensor}}, rest`; it may also write into the draft's tensors.
+"""Called with a draft and tensors, it gives groups of tensors by name, and a rest without tensors, always the same.
 
-The rest is no tensor, and the same at each call.
+It may also write into the draft's tensors.
 """
 
 _HOST_ONLY = (*COUNTERS, "seed")
