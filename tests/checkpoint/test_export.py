@@ -67,8 +67,8 @@ class Tied(nn.Module):
 def tied(tmp_path):
     """A run of a tied model with an average, as another process would find it."""
     step = pr.wrap(pr.TrainStep(Tied(), lambda model, x: model(x).square().mean(), pr.optim.SGD(lr=0.1)), pr.EMA(0.5))
-    state = step(step.init(seed=0), torch.arange(5))
-    pr.save(state, path_of(tmp_path / "run", 1))
+    state = step(step(step.init(seed=0), torch.arange(5)), torch.arange(5))
+    pr.save(state, path_of(tmp_path / "run", 2))
     return tmp_path / "run", state
 
 
@@ -160,7 +160,7 @@ def test_published_weights_are_named_by_their_bytes(tmp_path, tied):
     """Eight hex digits of the file's sha256; the same weights twice are one file, other weights another."""
     run, state = tied
     file = publish_weights(run, tmp_path / "out", "net-v1.0")
-    again = publish_weights(run / "checkpoints" / "iter_00000001", tmp_path / "out", "net-v1.0")
+    again = publish_weights(run / "checkpoints" / "iter_00000002", tmp_path / "out", "net-v1.0")
     average = publish_weights(run, tmp_path / "out", "net-v1.0", "ema")
 
     assert f"net-v1.0-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.safetensors" == file.name

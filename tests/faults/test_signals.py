@@ -48,7 +48,7 @@ def test_stops_at_any_moment_lead_to_the_same_end(start: Start, whole: Whole, tm
         moment, command = dice.choice([going_on, saving, pointing])(dice), start("--resume", *WORKERS)
         if moment.come(command, run):
             command.send_all(number)
-        assert command.code in (0, code)
+        assert command.code in (0, code), command.err
         assert [] == command.group
         assert "Traceback" not in command.err
         whole.good(run)
