@@ -21,6 +21,10 @@ orders: ## the table of orders of the wrappers, for docs/wrappers.md
 bench: ## beside hand-written loops and peers; alone on the machine, please
 	$(bin)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(bin)/python benchmarks/overhead.py
+	$(bin)/python benchmarks/overhead.py --wrappers
+	$(bin)/python benchmarks/compile.py
+	$(bin)/python benchmarks/sweep.py
+	$(bin)/python benchmarks/parallel.py
 	$(bin)/python benchmarks/data.py
 	$(bin)/python benchmarks/saving.py
 	$(bin)/python benchmarks/resume.py
