@@ -12,6 +12,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+# Tensors in plain attributes are looked at as they are, also while a program is being traced: they are no part of it.
 
 Notes: TypeAlias = dict[tuple[str, str], tuple[Any, Any]]
 """(path of an inner module, attribute) -> the value itself, and a copy of what is inside it."""
@@ -23,6 +26,7 @@ _OPAQUE = (type, FunctionType, MethodType, ModuleType, nn.Module)
 _DEPTH = 3
 
 
+@_disable_current_modes()
 def note(module: nn.Module) -> Notes:
     """Note every attribute of every inner module.
 
@@ -37,6 +41,7 @@ def note(module: nn.Module) -> Notes:
     }
 
 
+@_disable_current_modes()
 def restore(module: nn.Module, before: Notes) -> list[str]:
     """Put back what has changed, and name it.
 

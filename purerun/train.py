@@ -209,8 +209,8 @@ class TrainStep(Step):
             return self._compute(batch, params, buffers, how)
         if SEEDS in draft:
             raise StateError(
-                f"expected the state of a single run, got a population of {len(draft[SEEDS])}; take a member out of it, "
-                "pr.unstack(state)[0], or wrap the step with pr.Vmap"
+                f"expected the state of a single run, got a population of {len(draft[SEEDS])}; take a member out "
+                "of it, pr.unstack(state)[0], or wrap the step with pr.Vmap"
             )
         key = self.key(draft, how)
         if not (self.binding.watching or self.binding.wide):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -34,7 +35,8 @@ def load_weights(
             model; otherwise what fits is taken, if anything does.
         rename: regular expression -> replacement, applied to each name of the file in this order and
             wherever it matches: `{r"^backbone\.": ""}`.
-        weights: which weights of the file: "" for the trained ones, "ema" for an average.
+        weights: which weights of the file: "" for the trained ones, "ema" for an average, "ema/critic" for that of one
+            of several steps.
 
     Returns:
         The state, and how the file fitted: `print(fit)` shows a table.
@@ -57,8 +59,14 @@ def load_weights(
     if fit.rows and (strict or not fit.taken):
         raise WeightsDiffer(fit)
     own = {part: _known(state, part, taken) for part in ("params", "buffers")}
-    also = {slot: {part: _known(state[slot], part, taken) for part in own} for slot in averages(state)}
-    return state.replace({**own, **also}), fit
+    state = state.replace(own)
+    for path in averages(state):
+        slot = tuple(path.split("/"))
+        found: dict[str, Any] = {part: _known(state[slot], part, taken) for part in own}
+        for name in reversed(slot):
+            found = {name: found}
+        state = state.replace(found)
+    return state, fit
 
 
 def _naming(state: State) -> Naming:
@@ -77,10 +85,19 @@ def _known(state: State, part: str, taken: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def averages(state: State) -> list[str]:
-    """List the slots that hold weights as well, as that of `pr.EMA` does.
+    """List the slots that hold weights as well, as that of `pr.EMA` does; of several steps, each one's.
 
-    >>> averages(pr.testing.counted(ema={"params": {}, "buffers": {}}, other={"count": torch.tensor(0)}))
-    ['ema']
+    >>> ema = {"params": {}, "buffers": {}}
+    >>> averages(pr.testing.counted(ema=ema, other={"count": torch.tensor(0)})), averages(
+    ...     pr.testing.counted(ema={"critic": ema})
+    ... )
+    (['ema'], ['ema/critic'])
     """
-    slots = [name for name in state.names() if isinstance(peek(state)[name], State)]
-    return [name for name in slots if {"params", "buffers"} <= set(state[name].names())]
+    slots = {name: slot for name in state.names() if isinstance(slot := peek(state)[name], State)}
+    of_steps = {
+        f"{name}/{step}": below
+        for name, slot in slots.items()
+        for step in slot.names()
+        if isinstance(below := peek(slot)[step], State)
+    }
+    return [path for path, slot in {**slots, **of_steps}.items() if {"params", "buffers"} <= set(slot.names())]

@@ -11,14 +11,14 @@ from purerun.checkpoint import CheckpointError, is_url
 from purerun.history.error import Gone, HistoryError
 from purerun.identity import digest
 from purerun.recipe import Recipe
+from purerun.recipe.alternation import Learner
 from purerun.recipe.weights import LOAD_FROM, Weights, anew
 from purerun.state import State, StateError
-from purerun.step import Step
 
 __all__ = ["LOAD_FROM", "loaded"]
 
 
-def loaded(recipe: Recipe, step: Step, module: nn.Module, origin: Mapping[str, Any]) -> State:
+def loaded(recipe: Recipe, step: Learner, module: nn.Module, origin: Mapping[str, Any]) -> State:
     """Make the first state again.
 
     Args:

@@ -153,8 +153,8 @@ def _loss(recipe: Recipe, binding: Binding, state: State, params: dict[str, Tens
     buffers = {name: lazy_clone(state["buffers", name]) for name in binding.buffers}
     key = Key.of(int(state["seed"]), "step", int(state["iter"]))
     with keyed_everywhere(key), torch.enable_grad(), binding(params, buffers, training=False) as model:
-        total, _, _ = grad.reduce(recipe.loss(model, batch), batch)
-    return total.item()
+        totals = [grad.reduce(part.loss(model, batch), batch)[0] for part in recipe.parts.values()]
+    return sum(total.item() for total in totals)
 
 
 def _by_loss(sample: Sample) -> float:

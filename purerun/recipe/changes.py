@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from purerun.recipe.error import RecipeError
 from purerun.recipe.overrides import override
+from purerun.recipe.part import Part
 from purerun.recipe.recipe import Recipe
 from purerun.recipe.resolved import Difference
 from purerun.schedule import Plan
@@ -70,7 +71,8 @@ class _Going(NamedTuple):
     state: State
 
     def longer(self) -> str:
-        closed = "; a window that was part full at the old end has been applied there" if self.recipe.wrappers else ""
+        wrapped = any(part.wrappers for part in self.recipe.parts.values())
+        closed = "; a window that was part full at the old end has been applied there" if wrapped else ""
         return f"the run ends later or sooner; schedules keep their own lengths{closed}"
 
     def batches(self) -> str:
@@ -95,21 +97,24 @@ class _Going(NamedTuple):
         return f"order, augmentation and dropout are others from here on; {self.data()}"
 
     def rates(self) -> str:
-        now = _rate(self.recipe, self.state)
-        paths = [each for each in self.changes if each.path.startswith(("schedule", "optimizer"))]
+        now = _rates(self.recipe, self.state)
+        paths = [each for each in self.changes if own_path(each.path).startswith(("schedule", "optimizer"))]
         try:
-            before = _rate(override(self.recipe, [f"{each.path}={each.old}" for each in paths]), self.state)
+            before = _rates(override(self.recipe, [f"{each.path}={each.old}" for each in paths]), self.state)
         except RecipeError:
-            before = None  # the old one cannot be made by settings: another class, say
-        if now is None:
+            before = ""  # the old one cannot be made by settings: another class, say
+        if not now:
             return _FROM_HERE
-        was = "" if before is None else f", and would have been {before:.6g}"
-        return f"the learning rate of the next iteration is {now:.6g}{was}"
+        was = f", and would have been {before}" if before else ""
+        return f"the learning rate of the next iteration is {now}{was}"
 
     def lines(self) -> str:
         return (
             f"the lines of the log lie at other iterations from {int(self.state['iter'])} on; the states do not change"
         )
+
+    def beginning(self) -> str:
+        return "not in force here: rules are for the first weights of a run that begins"
 
     def slots(self) -> str:
         return "slots that are new start empty here; those that both have stay as they are"
@@ -128,6 +133,7 @@ _FOLLOWS: dict[str, Callable[[_Going], str]] = {
     "train.drop_last": _Going.batches,
     "train.*": _Going.data,
     "seed": _Going.chance,
+    "init*": _Going.beginning,
     "optimizer.class": _Going.slots,
     "optimizer*": _Going.rates,
     "schedule*": _Going.rates,
@@ -144,13 +150,30 @@ _FOLLOWS: dict[str, Callable[[_Going], str]] = {
 def _told(change: Difference, going: _Going) -> str:
     if is_free(change):
         return "no bit of the run depends on it"
-    return next((say(going) for pattern, say in _FOLLOWS.items() if fnmatchcase(change.path, pattern)), _FROM_HERE)
+    path = own_path(change.path)
+    return next((say(going) for pattern, say in _FOLLOWS.items() if fnmatchcase(path, pattern)), _FROM_HERE)
 
 
-def _rate(recipe: Recipe, state: State) -> float | None:
-    """Compute the learning rate of the next iteration, as far as the recipe alone says it."""
-    base = recipe.optimizer.hyper().get("lr")
-    maps = Plan(recipe.schedule)(int(state["epoch"]), int(state["iter"]))
+def own_path(path: str) -> str:
+    """Say a path inside of one of several steps as that of an ordinary recipe.
+
+    >>> own_path("steps.critic.optimizer.lr"), own_path("optimizer.lr")
+    ('optimizer.lr', 'optimizer.lr')
+    """
+    return path.split(".", 2)[-1] if path.startswith("steps.") else path
+
+
+def _rates(recipe: Recipe, state: State) -> str:
+    """Say the learning rate of the next iteration, as far as the recipe alone says it; of several steps, each."""
+    rates = {name: _rate(part, state) for name, part in recipe.parts.items()}
+    return ", ".join(
+        f"{rate:.6g} ({name})" if name else f"{rate:.6g}" for name, rate in rates.items() if rate is not None
+    )
+
+
+def _rate(part: Part, state: State) -> float | None:
+    base = part.optimizer.hyper().get("lr")
+    maps = Plan(part.schedule)(int(state["epoch"]), int(state["iter"]))
     if base is None:
         return None
     return float(maps["lr"](base)) if "lr" in maps else float(base)

@@ -95,6 +95,8 @@ def _changed(tree: Branch, wishes: Mapping[str, str | Wishes], path: tuple[str, 
 def _read(text: str, branch: Branch, path: tuple[str, ...]) -> Any:
     try:
         return typed(text, branch.type)
+    except (RecursionError, MemoryError) as error:
+        raise RecipeError(f"expected a value for {'.'.join(path)}, got brackets nested too deep to read") from error
     except ValueError as error:
         where = ".".join(path)
         below = branches(branch.value, branch.type)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import attrs
@@ -15,31 +15,38 @@ from purerun.data import Source, as_loader
 from purerun.evaluate import ValStep, first_entry
 from purerun.grad import LossFunction
 from purerun.hooks import Hook, Validate, When, every
+from purerun.initial import Rule
 from purerun.loop import TrainLoop, ValLoop
 from purerun.metrics import Metric
 from purerun.optim import Optimizer
 from purerun.random import Key
 from purerun.recipe import valid
-from purerun.recipe.error import RecipeError, said
+from purerun.recipe.alternation import Alternate, Alternation, Learner, in_turn
+from purerun.recipe.error import RecipeError
 from purerun.recipe.module import Module
+from purerun.recipe.part import Part, schedules
 from purerun.schedule import Schedule
 from purerun.sinks.due import Due, due
 from purerun.state import State
-from purerun.step import Step
-from purerun.train import TrainStep
-from purerun.wrappers import Wrapper, wrap
-
-
-def _schedules(given: Schedule | list[Schedule] | tuple[Schedule, ...]) -> tuple[Schedule, ...]:
-    return tuple(given) if isinstance(given, list | tuple) else (given,)
+from purerun.wrappers import Wrapper
 
 
 def _several(given: str | Best | list[str | Best] | tuple[str | Best, ...]) -> tuple[str | Best, ...]:
     return tuple(given) if isinstance(given, list | tuple) else (given,)
 
 
+def _rules(given: Rule | list[Rule] | tuple[Rule, ...]) -> tuple[Rule, ...]:
+    return tuple(given) if isinstance(given, list | tuple) else (given,)
+
+
 def _source(given: Any) -> Source | None:
     return None if given is None else as_loader(given)
+
+
+def _names(_: Any, attribute: attrs.Attribute[Any], steps: Mapping[str, Part]) -> None:
+    for name in steps:
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"expected steps with names such as 'critic', got {name!r}")
 
 
 @attrs.frozen(kw_only=True)
@@ -49,8 +56,15 @@ class Recipe:
     A recipe file ends with `recipe = pr.Recipe(...)`.  Its parts are values; only `module()`
     makes something with weights, and always the same for the same seed.
 
+    Several models and optimizers are several steps that share one state: `model` makes a module that holds
+    all models (an `nn.ModuleDict`, say), and `steps` says which step learns what.  On each batch the steps are called
+    one after the other, or as `alternate` calls them.  Each call counts as an iteration, so give `iters`, and
+    whens that count iterations, as multiples of the calls on a batch.
+
     Attributes:
         model: what makes the module.
+        init: rules for the first weights (see `purerun.initial`); parameters that no rule is about begin as the
+            module makes them.  They are looked at when a run begins, and never when it goes on.
         loss: `loss(model, batch)`, see `TrainStep`.
         train: what to train on: a Loader, or any iterable of batches.
         val: what to validate on during training; None for no validation.
@@ -61,11 +75,16 @@ class Recipe:
         params: which parameters are trained: one or several glob patterns.
         unused: "raise", or "zero" to take the gradient of an unused parameter as zero.
         nonfinite: "raise" when a loss is NaN or infinite, or "allow".
+        steps: name -> `pr.Part`, for several steps; each says for itself what `loss` to `nonfinite` say for one.
+        alternate: `alternate(steps, state, batch)` -> state, which calls the steps by their names; None for one after
+            the other.
         epochs: stop after so many; either this or `iters`.
         iters: stop after so many iterations.
-        metrics: name -> metric, for validation and test.
+        metrics: name -> metric, for validation and test.  With `pr.Precision` among the wrappers, the model is
+            judged under the autocast that it is trained under (of several steps, if they have the same one).
         forward: `forward(model, batch)` -> what the metrics are given as output.
-        weights: which entry of the state is judged: "" for the trained weights, or "ema".
+        weights: which entry of the state is judged: "" for the trained weights, or "ema"; "ema/critic" is that of one
+            of several steps.
         validate: when to validate: "1 epoch", "500 iters", "last", or a `When`.
         hooks: further functions of states, run after the validation.
         log: when to write a line of the log.
@@ -73,7 +92,7 @@ class Recipe:
             stop are saved in any case.
         keep: how many checkpoints to keep, the newest; None for all.
         best: scores whose best checkpoint is kept too; "auto" is the first of the metrics.
-        publish: plain weights to write at the run's end: "params", "ema", or "" for none.
+        publish: plain weights to write at the run's end: "params", "ema", "ema/critic", or "" for none.
         on_save_error: "stop" when the disk takes no checkpoint or no line of the log, or "warn" and go on.
         seed: where all chance of the run comes from.
         device: "cpu", "cuda:0", ...; "auto" is the machine's accelerator, or the CPU.
@@ -99,20 +118,27 @@ class Recipe:
     """
 
     model: Module = attrs.field(validator=valid.a(Module, "pr.Module(Net, width=32)"))
-    loss: LossFunction = attrs.field(repr=program.describe, validator=valid.function("of model and batch"))
+    init_rules: tuple[Rule, ...] = attrs.field(
+        default=(), alias="init", converter=_rules, validator=valid.each(Rule, "pr.initial.Kaiming('conv*')")
+    )
+    loss: LossFunction | None = attrs.field(default=None, repr=program.describe)
     train: Source = attrs.field(converter=as_loader)
     val: Source | None = attrs.field(default=None, converter=_source)
     test: Source | None = attrs.field(default=None, converter=_source)
-    optimizer: Optimizer = attrs.field(validator=valid.a(Optimizer, "pr.optim.SGD(lr=0.1)"))
-    schedule: tuple[Schedule, ...] = attrs.field(
-        default=(), converter=_schedules, validator=valid.each(Schedule, "pr.schedule.Cosine(period=30)")
-    )
-    wrappers: tuple[Wrapper, ...] = attrs.field(
-        default=(), converter=tuple, validator=valid.each(Wrapper, "pr.EMA(0.999)")
-    )
+    optimizer: Optimizer | None = None
+    schedule: tuple[Schedule, ...] = attrs.field(default=(), converter=schedules)
+    wrappers: tuple[Wrapper, ...] = attrs.field(default=(), converter=tuple)
     params: str | tuple[str, ...] = "*"
     unused: Literal["raise", "zero"] = "raise"
     nonfinite: Literal["raise", "allow"] = "raise"
+    steps: Mapping[str, Part] = attrs.field(
+        factory=dict, converter=dict, validator=[valid.each(Part, "pr.Part(loss=..., optimizer=...)"), _names]
+    )
+    alternate: Alternate | None = attrs.field(
+        default=None,
+        repr=program.describe,
+        validator=attrs.validators.optional(valid.function("of steps, state and batch")),
+    )
     epochs: int | None = None
     iters: int | None = None
     metrics: Mapping[str, Metric] = attrs.field(
@@ -137,6 +163,8 @@ class Recipe:
     threads: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
 
     def __attrs_post_init__(self) -> None:
+        self._refuse_both()
+        _ = self.parts  # says what is wrong with the one that the fields are
         if (self.epochs is None) == (self.iters is None):
             got = "neither" if self.iters is None else f"epochs={self.epochs} and iters={self.iters}"
             raise ValueError(f"expected a recipe with either epochs or iters, got {got}; set the other to None")
@@ -147,6 +175,32 @@ class Recipe:
             raise ValueError('expected metrics to validate with, got none; give metrics={"accuracy": ...}, or no val')
         if self.bests and self.val is None:
             raise ValueError("expected val data to find the best checkpoint with, got val=None; give it, or best=()")
+
+    def _refuse_both(self) -> None:
+        fields = attrs.fields_dict(Recipe)
+        given = [name for name in attrs.fields_dict(Part) if getattr(self, name) != fields[name].default]
+        if self.steps and given:
+            raise ValueError(f"expected either steps or {given[0]}, got both; say it in a pr.Part of steps")
+        if self.alternate is not None and not self.steps:
+            raise ValueError("expected steps={...} for alternate to call, got none; give them, or leave alternate out")
+
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        """What each step learns by: name -> part; the only one of an ordinary recipe is called ""."""
+        return self.steps or {"": Part(**{name: getattr(self, name) for name in attrs.fields_dict(Part)})}
+
+    def alone(self, name: str) -> Self:
+        """Make the ordinary recipe of one of the steps.
+
+        >>> loss = lambda model, batch: model(batch).mean()
+        >>> part = pr.Part(loss=loss, optimizer=pr.optim.SGD(lr=0.1))
+        >>> net = pr.Module(torch.nn.Linear, in_features=2, out_features=1)
+        >>> recipe = pr.Recipe(model=net, steps={"a": part}, train=[torch.ones(4, 2)], epochs=1)
+        >>> recipe.alone("a").optimizer
+        SGD(groups=(), lr=0.1, ...)
+        """
+        own = {each: getattr(self.parts[name], each) for each in attrs.fields_dict(Part)}
+        return attrs.evolve(self, steps={}, alternate=None, **own)
 
     @property
     def bests(self) -> tuple[Best, ...]:
@@ -179,40 +233,49 @@ class Recipe:
         except (AssertionError, RuntimeError) as error:
             raise RecipeError(f"expected a device that this machine has, got {device!r}: {error}") from error
 
-    def train_step(self, module: nn.Module) -> Step:
-        """Make the training step, with its wrappers around it.
+    def train_step(self, module: nn.Module) -> Learner:
+        """Make the training step, with its wrappers around it; several steps make one `Alternation`.
+
+        Its own first weights are those of the module; `init` knows the rules.
 
         Raises:
             RecipeError: the parts do not fit together.
         """
-        try:
-            step = TrainStep(
-                module,
-                self.loss,
-                self.optimizer,
-                schedule=self.schedule,
-                params=self.params,
-                unused=self.unused,
-                nonfinite=self.nonfinite,
-            )
-        except (ValueError, TypeError) as error:
-            raise RecipeError(said(error)) from error
-        return wrap(step, *self.wrappers)
+        return self._learner(module, ())
+
+    def _learner(self, module: nn.Module, rules: Sequence[Rule]) -> Learner:
+        steps = {name: part.step(module, name, init=rules) for name, part in self.parts.items()}
+        if not self.steps:
+            (step,) = steps.values()
+            return step
+        return Alternation(steps, self.alternate or in_turn)
 
     def train_loop(self, module: nn.Module, *, lease: bool = False) -> TrainLoop:
         """Make the training loop, which validates too if there is something to validate on."""
         judge = () if self.val is None else (Validate(self.val_loop(module), self.val, every=self.validate),)
+        step = self.train_step(module)
+        steps = tuple(step.steps.values()) if isinstance(step, Alternation) else ()
         return TrainLoop(
-            self.train_step(module), epochs=self.epochs, iters=self.iters, hooks=(*judge, *self.hooks), lease=lease
+            step, steps=steps, epochs=self.epochs, iters=self.iters, hooks=(*judge, *self.hooks), lease=lease
         )
 
     def val_loop(self, module: nn.Module) -> ValLoop:
         """Make the loop that judges a state: `scores = recipe.val_loop(module)(state, recipe.test)`."""
-        return ValLoop(ValStep(module, metrics=self.metrics, forward=self.forward, weights=self.weights))
+        first, *others = (part.precision for part in self.parts.values())
+        precision = first if all(first == other for other in others) else None
+        return ValLoop(
+            ValStep(module, metrics=self.metrics, forward=self.forward, weights=self.weights, precision=precision)
+        )
 
     def init(self, module: nn.Module) -> State:
-        """Make the first state of the run."""
-        return self.train_step(module).init(self.seed)
+        """Make the first state of the run: with the module's weights, and those that the rules say.
+
+        Raises:
+            RecipeError: the parts do not fit together.
+            InitialError: a rule matches nothing, or something that it cannot fill.
+            CheckpointError: weights that a rule takes from a file cannot be read.
+        """
+        return self._learner(module, self.init_rules).init(self.seed)
 
     def ended(self, state: State) -> bool:
         """Say whether a state is one of the run's end."""

@@ -83,7 +83,7 @@ def text(recipe: Any) -> str:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
-    """List the values in which two resolved recipes differ, by path.
+    """List the values in which two resolved recipes differ, by path; an empty list says no more than none.
 
     >>> differences({"optimizer": {"lr": 0.1}, "seed": 0}, {"optimizer": {"lr": 0.2}, "seed": 0})
     [Difference(path='optimizer.lr', old=0.1, new=0.2)]
@@ -91,8 +91,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Differen
     before, after = dict(_flat(old, ())), dict(_flat(new, ()))
     paths = [*before, *(path for path in after if path not in before)]
     pairs = [Difference(path, before.get(path), after.get(path)) for path in paths]
+    return [pair for pair in pairs if not _alike(pair.old, pair.new)]
+
+
+def _alike(old: Any, new: Any) -> bool:
+    if old in (None, [], {}) and new in (None, [], {}):
+        return True
     # True is no 1 here, but 10 is 10.0.
-    return [pair for pair in pairs if pair.old != pair.new or (type(pair.old) is bool) != (type(pair.new) is bool)]
+    return old == new and (type(old) is bool) == (type(new) is bool)
 
 
 def flat(data: Mapping[str, Any]) -> dict[str, Any]:

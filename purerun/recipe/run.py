@@ -102,8 +102,8 @@ def train(
             return Outcome(over, finished=True, resumed=resumed)  # what came after it stays
         if processes.count() > 1 and recipe.train_step(module).share is None:
             raise RecipeError(
-                f"expected a recipe whose batches are divided between processes, got none in a run of "
-                f"{processes.count()}; give it wrappers=[pr.DataParallel(shards={processes.count()}), ...], or start one"
+                "expected a recipe whose batches are divided between processes, got another in a run of "
+                f"{processes.count()}; give it wrappers=[pr.DataParallel(shards={processes.count()})], or start one"
             )
         processes.wait()  # until all have looked at what is there, before the first of them writes
         states = _watched(recipe, module, directory, start, overwrite=overwrite)
@@ -123,7 +123,7 @@ def test(recipe: Recipe, state: State) -> dict[str, Tensor]:
         raise RecipeError("expected a recipe with test data, got test=None; give it test=pr.Loader(...)")
     with threads(recipe.threads):
         module = recipe.module()
-        fresh = recipe.init(module)
+        fresh = recipe.train_step(module).init(recipe.seed)
         same_weights(fresh, state, "the checkpoint")
         return recipe.val_loop(module)(placed(state, fresh), recipe.test)
 

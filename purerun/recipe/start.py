@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,13 @@ import torch
 
 from purerun import program
 from purerun.checkpoint import Found, find, load, names, newest, read_manifest
-from purerun.recipe.changes import consequences, covered, is_free
+from purerun.recipe.alternation import Learner
+from purerun.recipe.changes import consequences, covered, is_free, own_path
 from purerun.recipe.error import RecipeError
 from purerun.recipe.overrides import override
 from purerun.recipe.recipe import Recipe
 from purerun.recipe.resolved import Difference, differences, resolved
 from purerun.state import State, leaves
-from purerun.step import Step
 
 _SHOWN = 8  # differences; more are no message but a comparison of two files
 
@@ -41,7 +41,7 @@ class Start:
 
 
 def again(
-    recipe: Recipe, step: Step, checkpoint: Path, *, asked: Sequence[str] = (), state: State | None = None
+    recipe: Recipe, step: Learner, checkpoint: Path, *, asked: Sequence[str] = (), state: State | None = None
 ) -> Start:
     """Go on from a checkpoint.
 
@@ -77,7 +77,7 @@ def again(
     )
 
 
-def carried(state: State, recipe: Recipe, step: Step, changes: Sequence[Difference], *, where: Path | str) -> State:
+def carried(state: State, recipe: Recipe, step: Learner, changes: Sequence[Difference], *, where: Path | str) -> State:
     """Make the state with which a run goes on after changes of its recipe.
 
     Args:
@@ -101,8 +101,8 @@ def carried(state: State, recipe: Recipe, step: Step, changes: Sequence[Differen
             )
         # Base values that have not changed stay as they are in the state: a hook may have written them.
         adopted = step.adopt(state)
-        both = [name for name in state["hyper"].names() if name in adopted["hyper"].names()]
-        state = adopted.replace(hyper=state["hyper"].select(*both))
+        both = {path for path, _ in leaves(adopted["hyper"])}
+        state = adopted.replace(hyper=_nested((path, leaf) for path, leaf in leaves(state["hyper"]) if path in both))
     return placed(state.replace(_written(changes, recipe)), fresh)
 
 
@@ -118,14 +118,21 @@ def latest(directory: Path) -> Found[State] | None:
 def placed(state: State, like: State) -> State:
     """Put each leaf on the device on which another state has it."""
     devices = {path: leaf.device for path, leaf in leaves(like)}
-    moved: dict[str, Any] = {}
-    for path, leaf in leaves(state):
-        if leaf.device != devices.get(path, leaf.device):
-            tree = moved
-            for name in path[:-1]:
-                tree = tree.setdefault(name, {})
-            tree[path[-1]] = leaf.to(devices[path])
+    moved = _nested(
+        (path, leaf.to(devices[path])) for path, leaf in leaves(state) if leaf.device != devices.get(path, leaf.device)
+    )
     return state.replace(moved) if moved else state
+
+
+def _nested(found: Iterable[tuple[tuple[str, ...], Any]]) -> dict[str, Any]:
+    """Make the tree of what lies at some paths."""
+    tree: dict[str, Any] = {}
+    for path, leaf in found:
+        below = tree
+        for name in path[:-1]:
+            below = below.setdefault(name, {})
+        below[path[-1]] = leaf
+    return tree
 
 
 def _written(changes: Sequence[Difference], recipe: Recipe) -> dict[str, Any]:
@@ -133,10 +140,25 @@ def _written(changes: Sequence[Difference], recipe: Recipe) -> dict[str, Any]:
 
     Base values that have not changed stay as they are in the state: a hook may have written them.
     """
-    undone = [f"{change.path}={change.old}" for change in changes if change.path.startswith("optimizer.")]
-    before, now = override(recipe, undone).optimizer.hyper(), recipe.optimizer.hyper()
+    own = [change for change in changes if own_path(change.path).startswith("optimizer.")]
+    # Of another optimizer all values are new.
+    others = tuple(change.path.removesuffix("class") for change in own if change.path.endswith("optimizer.class"))
+    undone = [f"{change.path}={change.old}" for change in own if not change.path.startswith(others)]
+    before = {path: value for path, value in _bases(override(recipe, undone)) if not _place(path).startswith(others)}
     seed = {"seed": recipe.seed} if any(change.path == "seed" for change in changes) else {}
-    return {"hyper": {name: value for name, value in now.items() if value != before.get(name)}, **seed}
+    return {"hyper": _nested((path, value) for path, value in _bases(recipe) if value != before.get(path)), **seed}
+
+
+def _bases(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], float]]:
+    """List the base values of the hyper-parameters, by their paths in `hyper` of a state."""
+    for step, part in recipe.parts.items():
+        for name, value in part.optimizer.hyper().items():
+            yield ((step, name) if step else (name,)), value
+
+
+def _place(path: tuple[str, ...]) -> str:
+    """Say where in a recipe the optimizer is whose base value has this path in `hyper`."""
+    return "".join(f"steps.{step}." for step in path[:-1]) + "optimizer."
 
 
 def _refusal(checkpoint: Path, recipe: Recipe, changes: Sequence[Difference]) -> str:

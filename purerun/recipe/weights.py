@@ -13,10 +13,10 @@ from torch import nn
 from purerun.checkpoint import is_url, load_weights
 from purerun.checkpoint.place import local
 from purerun.identity import digest
+from purerun.recipe.alternation import Learner
 from purerun.recipe.recipe import Recipe
 from purerun.recipe.start import Start
 from purerun.state import State, StateError, leaves
-from purerun.step import Step
 
 LOAD_FROM = "load_from"
 """So the changes of a run call the weights that it began with: the fields of `Weights`, and the digest of the state."""
@@ -48,7 +48,7 @@ class Weights:
         return given if isinstance(given, Weights) else cls(os.fspath(given))
 
 
-def anew(recipe: Recipe, step: Step, module: nn.Module, *, weights: Weights | None = None) -> Start:
+def anew(recipe: Recipe, step: Learner, module: nn.Module, *, weights: Weights | None = None) -> Start:
     """Start at the seed, with fresh weights or with those of a file.
 
     Args:
@@ -61,7 +61,7 @@ def anew(recipe: Recipe, step: Step, module: nn.Module, *, weights: Weights | No
         CheckpointError: the file cannot be read.
         WeightsDiffer: it has other weights than this model.
     """
-    state = step.init(recipe.seed)
+    state = recipe.init(module)
     if weights is None:
         return Start(state)
     found, fit = load_weights(state, weights.path, strict=weights.strict, rename=weights.rename, weights=weights.entry)

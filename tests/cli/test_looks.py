@@ -59,6 +59,73 @@ def test_the_schedule_is_what_a_run_uses(command, recipe):
     assert {"lr": [float(state["metrics", "lr"]) for state in states]} == json.loads(out)
 
 
+WINDOWS = {
+    "iterations": "pr.Accumulate(2)",
+    "updates": 'pr.Accumulate(2, schedule="update")',
+    "updates by epoch": 'pr.Accumulate(2, schedule="update", window="epoch"), pr.EMA(0.9)',
+}
+
+
+def replaced(recipe, *pairs):
+    """Write the recipe with some texts in the place of others."""
+    text = Path(recipe).read_text()
+    for old, new in pairs:
+        assert old in text
+        text = text.replace(old, new)
+    Path(recipe).write_text(text)
+
+
+def reported(recipe, *names):
+    """List what a real run reports of each batch."""
+    value = load(recipe)
+    module = value.module()
+    states = list(value.train_loop(module)(value.init(module), value.train))
+    return {name: [float(state["metrics", name]) for state in states] for name in names}
+
+
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
+def test_the_schedule_counts_what_accumulate_counts(command, recipe, window):
+    """Iterations, or updates of the optimizer: the numbers of a real run."""
+    replaced(recipe, ("epochs=2,", f"epochs=3,\n    wrappers=[{window}],"))
+    code, out, err = command("schedule", recipe, "--json")
+
+    assert (0, "") == (code, err)
+    assert reported(recipe, "lr") == json.loads(out)
+
+
+TWO = """
+    steps={
+        "one": pr.Part(loss=loss, optimizer=pr.optim.SGD(lr=0.1), schedule=[pr.schedule.Linear(0.1, end=5, by="iter")]),
+        "two": pr.Part(loss=loss, optimizer=pr.optim.Adam(lr=0.2), schedule=[pr.schedule.Step(1, gamma=0.5)]),
+    },
+"""
+ONE = (
+    "    loss=loss,\n",
+    "    optimizer=pr.optim.SGD(lr=0.1, momentum=0.9),\n",
+    '    schedule=[pr.schedule.Linear(0.5, end=3, by="iter"), pr.schedule.Step(1, gamma=0.5)],\n',
+)
+
+
+def test_the_schedules_of_several_steps_have_their_names(command, recipe):
+    """A number for each batch, at the iteration that the step makes of it."""
+    replaced(recipe, *((each, "") for each in ONE), ("epochs=2,", f"epochs=2,{TWO}"))
+    code, out, err = command("schedule", recipe, "--json")
+
+    assert (0, "") == (code, err)
+    assert reported(recipe, "one.lr", "two.lr") == json.loads(out)
+    assert "epoch\titer\tone.lr\ttwo.lr" == command("schedule", recipe)[1].splitlines()[0]
+
+
+def test_when_an_alternate_calls_its_steps_is_not_guessed(command, recipe):
+    """A schedule by iteration is refused then, with the place where it can be seen."""
+    alternate = "    alternate=lambda steps, state, batch: steps['two'](steps['one'](state, batch), batch),\n"
+    replaced(recipe, *((each, "") for each in ONE), ("epochs=2,", f"epochs=2,{TWO}{alternate}"))
+    code, out, err = command("schedule", recipe)
+
+    assert (2, "", 1) == (code, out, len(err.splitlines()))
+    assert "step 'one'" in err
+
+
 def test_the_length_of_an_epoch_can_be_given(command, recipe):
     """For data that is not here, or does not say."""
     code, out, _ = command("schedule", recipe, "--json", "--iters-per-epoch", "5", "--set", "schedule.0.end=2")

@@ -51,6 +51,38 @@ CASES = [
 ]
 
 
+WRAPPERS = [
+    ("pr.EMA(0.9), pr.Compile()", "expected no Compile around EMA: "),
+    ("pr.Precision('float16', scale=-1)", "tiny.py:"),
+    ("pr.Remat('nothing.*')", "expected modules that match 'nothing.*', got none"),
+    ("pr.SkipNonFinite(2, limit=1)", "tiny.py:"),
+    ("3", "tiny.py:"),
+]
+
+
+@pytest.mark.parametrize(("wrappers", "message"), WRAPPERS, ids=[wrappers for wrappers, _ in WRAPPERS])
+def test_a_wrapper_that_makes_no_sense_is_a_mistake(command, wrappers, message):
+    """Whether it is found when the recipe is read, or when it stands around the step."""
+    text = Path("tiny.py").read_text().replace("epochs=2,", f"epochs=2,\n    wrappers=[{wrappers}],")
+    Path("tiny.py").write_text(text)
+    code, out, err = command("train", "tiny.py")
+
+    assert (2, "", 1) == (code, out, len(err.splitlines()))
+    assert err.startswith(f"purerun: {message}")
+
+
+def test_a_step_that_cannot_be_compiled_is_a_mistake(command):
+    """The message says why; no graph is made of it."""
+    text = Path("tiny.py").read_text()
+    text = text.replace("epochs=2,", "epochs=2,\n    wrappers=[pr.Compile('grad')],")
+    text = text.replace("time.sleep(wait)", "assert model.training and batch['x'].sum().item() > -99")
+    Path("tiny.py").write_text(text)
+    code, out, err = command("train", "tiny.py")
+
+    assert (2, "", 1) == (code, out, len(err.splitlines()))
+    assert err.startswith("purerun: expected a step whose course does not depend on the values of tensors")
+
+
 @pytest.mark.parametrize(("words", "message"), CASES, ids=[" ".join(words) for words, _ in CASES])
 def test_a_mistake_is_told_in_one_line(command, words, message):
     """It says what came, and what to do."""

@@ -51,6 +51,35 @@ SOUND = {
         "train": [{"x": faults.X[:8], "y": faults.Y[:8]}, {"x": faults.X[8:20], "y": faults.Y[8:20]}]
     },
     "wrappers": {"wrappers": [pr.Accumulate(2), pr.EMA(0.9)], "weights": "ema"},
+    **{
+        name: {"wrappers": wrappers}
+        for name, wrappers in {
+            "micro-batches": [pr.Microbatch(2)],
+            "bfloat16": [pr.Precision("bfloat16")],
+            "float16": [pr.Precision("float16"), pr.EMA(0.9)],
+            "clipped": [pr.Clip(norm=1.0)],
+            "skipped": [pr.SkipNonFinite(3)],
+            "recomputed": [pr.Remat("*")],
+            "all at once": [
+                pr.Microbatch(2),
+                pr.Precision("bfloat16"),
+                pr.SkipNonFinite(3),
+                pr.Clip(norm=1.0),
+                pr.Accumulate(2),
+                pr.EMA(0.9),
+            ],
+        }.items()
+    },
+    "first weights": {"init": [pr.initial.Normal("*", std=0.1)]},
+    "two steps": {
+        "loss": None,
+        "optimizer": None,
+        "steps": {
+            "one": pr.Part(loss=recipe.loss, optimizer=recipe.optimizer, wrappers=[pr.EMA(0.9)]),
+            "two": pr.Part(loss=recipe.loss, optimizer=pr.optim.Adam(), wrappers=[pr.Accumulate(2)]),
+        },
+        "weights": "ema/one",
+    },
     "a line search": {"optimizer": pr.optim.Torch(torch.optim.LBFGS, lr=0.1, max_iter=4)},
     "schedules": {"optimizer": pr.optim.AdamW(lr=0.01), "schedule": [pr.schedule.Cosine(period=3)]},
     "a plateau": {"hooks": [pr.hooks.ReduceOnPlateau("share", rule="greater")]},
@@ -65,6 +94,30 @@ SOUND = {
 def test_nothing_is_found(changes):
     """And no part is left out."""
     every = examination(attrs.evolve(recipe, **changes), iters=3, workers=0)
+
+    assert [] == [finding for each in every for finding in each.findings]
+    assert [] == [each.part for each in every if each.skipped]
+
+
+class Plain(torch.nn.Module):
+    """A net without anything but layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.2), torch.nn.Linear(4, 2)
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_passes():
+    """With wrappers around it."""
+    wrappers = [pr.Compile("grad"), pr.Accumulate(2), pr.EMA(0.9)]
+    changed = attrs.evolve(recipe, model=pr.Module(Plain), wrappers=wrappers)
+    every = examination(changed, iters=3, workers=0)
 
     assert [] == [finding for each in every for finding in each.findings]
     assert [] == [each.part for each in every if each.skipped]

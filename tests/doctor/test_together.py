@@ -59,6 +59,27 @@ def test_twelve_faults_are_found_at_once():
     assert ["step"] == [each.part for each in every if each.skipped]
 
 
+def test_a_fault_in_one_of_several_steps_has_its_path():
+    """The sound one is not blamed."""
+    steps = {
+        "sound": pr.Part(loss=faults.loss, optimizer=recipe.optimizer),
+        "sick": pr.Part(loss=faults.seeding_loss, optimizer=pr.optim.Adam()),
+    }
+    sick = attrs.evolve(recipe, loss=None, optimizer=None, steps=steps)
+    (finding,) = [finding for each in examination(sick, iters=2, workers=0) for finding in each.findings]
+
+    assert "steps.sick.loss" == finding.part
+    assert pointed(finding) in MARKS.values()
+
+
+def test_rules_that_match_nothing_are_found():
+    """Before a run would begin with other weights than were meant."""
+    every = examination(attrs.evolve(recipe, init=[pr.initial.Normal("nothing.*")]), iters=2, workers=0)
+    (finding,) = [finding for each in every for finding in each.findings]
+
+    assert "InitialError: expected Name(patterns=('nothing.*',)) to match a parameter" in finding.message
+
+
 def test_a_source_with_two_faults():
     """It remembers, and it cannot begin in the middle; the second does not hide behind the first."""
     findings = examination(attrs.evolve(recipe, train=faults.Pages()), iters=2, workers=0)[0].findings

@@ -5,9 +5,12 @@ from __future__ import annotations
 import attrs
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import purerun as pr
+from purerun import recipe as room
+from purerun.checkpoint import CheckpointError
 from purerun.recipe import RecipeError
 
 
@@ -174,3 +177,62 @@ def test_a_recipe_is_evolved_as_any_value():
 
     assert make(epochs=7) == attrs.evolve(recipe, epochs=7)
     assert make() == recipe
+
+
+def test_rules_say_the_first_weights(tmp_path):
+    """As functions of the seed; what no rule is about begins as the module makes it."""
+    recipe = make(init=[pr.initial.Constant("layers.0.weight", 0.5)], wrappers=[pr.EMA(0.9)])
+    module = recipe.module()
+    state = recipe.init(module)
+
+    assert {0.5} == {*state["params", "layers.0.weight"].flatten().tolist()}
+    assert {0.5} == {*state["ema", "params", "layers.0.weight"].flatten().tolist()}
+    assert torch.equal(module.layers[3].weight, state["params", "layers.3.weight"])
+    assert pr.digest(final(recipe)) == pr.digest(room.train(recipe, tmp_path).state)
+
+
+def test_rules_are_for_the_beginning_only(tmp_path):
+    """A run goes on, and is judged, without the file that it began with."""
+    weights, data = tmp_path / "first.safetensors", pr.Loader(DATA, batch_size=20)
+    save_file(make(seed=5).module().state_dict(), weights)
+    recipe = make(init=pr.checkpoint.Pretrained(weights), test=data)
+    whole = room.train(recipe, tmp_path / "whole").state
+    calls = iter(range(1, 9))
+    room.train(recipe, tmp_path / "run", stop=lambda: next(calls) == 4)
+    weights.unlink()
+    state = room.train(recipe, tmp_path / "run", resume="last").state
+
+    assert pr.digest(whole) == pr.digest(state)
+    assert room.test(recipe, state).keys() == {"accuracy"}
+    with pytest.raises(CheckpointError, match=r"first\.safetensors"):
+        room.train(recipe, tmp_path / "new")
+
+
+def dtype_of(model, batch):
+    """Say whether the model computes in bfloat16."""
+    return torch.full((len(batch["x"]),), float(model(batch["x"]).dtype == torch.bfloat16))
+
+
+HALF = pr.Part(loss=loss, optimizer=pr.optim.SGD(lr=0.1), wrappers=[pr.Precision("bfloat16")])
+
+
+@pytest.mark.parametrize(
+    ("changes", "share"),
+    [
+        ({"wrappers": [pr.Clip(norm=1.0), pr.Precision("bfloat16")]}, 1.0),
+        ({}, 0.0),
+        ({"optimizer": None, "steps": {"a": HALF, "b": HALF}}, 1.0),
+        ({"optimizer": None, "steps": {"a": HALF, "b": attrs.evolve(HALF, wrappers=[])}}, 0.0),
+    ],
+)
+def test_a_model_is_judged_in_the_precision_that_it_is_trained_in(changes, share):
+    """Of several steps, if they have the same one."""
+    told = {"loss": None} if "steps" in changes else {}
+    recipe = make(forward=dtype_of, metrics={"half": pr.metrics.Last(mean)}, **changes, **told)
+    module = recipe.module()
+
+    assert share == float(recipe.val_loop(module)(recipe.init(module), recipe.val)["half"])
+
+
+def mean(output, batch):
+    return output.mean()

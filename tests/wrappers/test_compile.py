@@ -286,3 +286,23 @@ def test_another_dtype_of_the_state_takes_another_graph():
     assert not made.fits([torch.zeros(2), torch.zeros(2).double()])
     assert not made.fits([torch.zeros(3), torch.zeros(2)])
     assert not made.fits([torch.zeros(4)[::2], torch.zeros(2)])
+
+
+class Centred(nn.Module):
+    """A module with a tensor in a plain attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.mean = nn.Linear(4, 1), torch.ones(4)
+
+    def forward(self, x):
+        return self.fc(x - self.mean)
+
+
+def test_tensors_in_plain_attributes_are_constants():
+    """They are looked at as always, and that is no part of the graph."""
+    step = pr.TrainStep(Centred(), lambda model, x: model(x).square().mean(), pr.optim.SGD(lr=0.1))
+    x = torch.randn(3, 4)
+    expected, after = step(step.init(), x), pr.wrap(step, pr.Compile("grad"))(step.init(), x)
+
+    assert torch.allclose(expected["params", "fc.weight"], after["params", "fc.weight"], atol=1e-6)
