@@ -89,3 +89,16 @@ def lines(directory):
     clocks = ("time", "data_time", "eta", "timestamp", "memory")
     read = map(json.loads, (directory / "log.jsonl").read_text().splitlines())
     return [{name: value for name, value in line.items() if name not in clocks} for line in read]
+
+
+def test_an_iteration_within_a_batch_has_no_state(short, tmp_path, capsys):
+    """Both steps count; who asks for the place between them is told of the next one."""
+    room.train(short, tmp_path / "run")
+    asked = ["fork", str(tmp_path / "run"), "--at", "11", "--work-dir", str(tmp_path / "fork"), "--recipe", str(RECIPE)]
+    code = command(asked)
+
+    assert 2 == code
+    assert "the next state is that of iteration 12" in capsys.readouterr().err
+    assert not (tmp_path / "fork").exists()
+    assert 0 == command(["why", str(tmp_path / "run"), "--at", "12", "--recipe", str(RECIPE)])
+    assert "NoneType" not in capsys.readouterr().out
