@@ -140,8 +140,8 @@ def _made(recipe: Recipe, ways: Sequence[Stretch], point: Point | None, state: S
             state = final(states)
         if int(state["iter"]) != way.stop:
             raise HistoryError(
-                f"expected an iteration that a state was made at, got {way.stop}: the steps of this recipe take turns on "
-                f"one batch, and the next state is that of iteration {int(state['iter'])}; ask for that one"
+                f"expected an iteration that a state was made at, got {way.stop}: the steps of this recipe take turns "
+                f"on one batch, and the next state is that of iteration {int(state['iter'])}; ask for that one"
             )
         at = path_of(scratch, way.stop)
     assert at is not None

@@ -117,8 +117,17 @@ class _Several:
 
 def _native(optimizer: Optimizer, cls: type[torch.optim.Optimizer], **options: Any) -> OptimizerCase:
     """Make a row of an optimizer of our own: same arguments, torch's fused or foreach kernel."""
-    kernel: dict[str, Any] = {"foreach": True} if cls is torch.optim.RMSprop else {"fused": True}
-    return OptimizerCase(optimizer, lambda params: cls(params, **options, **kernel), traced=True)
+    return OptimizerCase(optimizer, lambda params: cls(params, **options, **_kernel(cls, params)), traced=True)
+
+
+def _kernel(cls: type[torch.optim.Optimizer], params: Any) -> dict[str, bool]:
+    """Choose the implementation of torch that ours is: the fused one, where there is one that computes right."""
+    if cls is torch.optim.RMSprop:
+        return {"foreach": True}
+    first = params[0]["params"][0] if isinstance(params[0], dict) else params[0]
+    # See purerun.optim.sgd: the fused SGD of torch 2.13 is wrong for 16 bits.
+    wrong = cls is torch.optim.SGD and first.dtype in (torch.bfloat16, torch.float16)
+    return {"foreach": False} if wrong else {"fused": True}
 
 
 def _wrapped(cls: type[torch.optim.Optimizer], **options: Any) -> OptimizerCase:
@@ -199,7 +208,9 @@ OPTIMIZERS: Mapping[str, OptimizerCase] = {
     "chain of clip and sgd": OptimizerCase(
         chain(clip=ClipValue(0.3), sgd=SGD(lr=0.1)),
         lambda params: _Clipped(
-            lambda params: clip_grad_value_(params, 0.3), params, torch.optim.SGD(params, lr=0.1, fused=True)
+            lambda params: clip_grad_value_(params, 0.3),
+            params,
+            torch.optim.SGD(params, lr=0.1, **_kernel(torch.optim.SGD, params)),
         ),
         traced=True,
     ),
@@ -207,7 +218,9 @@ OPTIMIZERS: Mapping[str, OptimizerCase] = {
         split(matrices=(Ndim(2), SGD(lr=0.1, momentum=0.9)), rest=AdamW(lr=0.01)),
         lambda params: _Several(
             [
-                torch.optim.SGD([p for p in params if p.ndim == 2], lr=0.1, momentum=0.9, fused=True),
+                torch.optim.SGD(
+                    [p for p in params if p.ndim == 2], lr=0.1, momentum=0.9, **_kernel(torch.optim.SGD, params)
+                ),
                 torch.optim.AdamW([p for p in params if p.ndim != 2], lr=0.01, fused=True),
             ]
         ),

@@ -90,7 +90,8 @@ def _lerp(average: Draft, now: Draft, weight: float) -> None:
         average.update({name: lazy_clone(now[name]) for name in average})
         return
     smooth = [name for name, leaf in average.items() if leaf.is_floating_point() or leaf.is_complex()]
-    torch._foreach_lerp_([average[name] for name in smooth], [now[name] for name in smooth], weight)
+    if smooth:
+        torch._foreach_lerp_([average[name] for name in smooth], [now[name] for name in smooth], weight)
     if len(smooth) < len(average):
         average.update({name: lazy_clone(now[name]) for name in average if name not in smooth})
 

@@ -13,8 +13,13 @@ from purerun.optim import ClipAdaptive, ClipNorm, ClipValue, Transform
 from purerun.optim.optimizer import Params
 from purerun.state import Draft, lazy_clone
 from purerun.step import Step
+from purerun.valid import refuse
 from purerun.wrappers.owned import unshared
 from purerun.wrappers.wrapper import Wrapper
+
+
+def _patterns(given: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(given) if isinstance(given, list | tuple) else (given,)
 
 
 @attrs.frozen
@@ -46,7 +51,7 @@ class Clip(Wrapper):
     norm: float | None = attrs.field(default=None, kw_only=True)
     value: float | None = attrs.field(default=None, kw_only=True)
     adaptive: float | None = attrs.field(default=None, kw_only=True)
-    skip: tuple[str, ...] = attrs.field(default=(), kw_only=True, converter=tuple)
+    skip: tuple[str, ...] = attrs.field(default=(), kw_only=True, converter=_patterns)
 
     def __attrs_post_init__(self) -> None:
         given = [name for name in ("norm", "value", "adaptive") if getattr(self, name) is not None]
@@ -55,7 +60,13 @@ class Clip(Wrapper):
             raise ValueError(f"expected Clip(norm=...), Clip(value=...) or Clip(adaptive=...), got {got}")
         if self.skip and self.adaptive is None:
             raise ValueError(f"expected `skip` with Clip(adaptive=...) only, got it with {given[0]}: {self.skip}")
-        _ = self.transform  # says now what is wrong with the number
+        limit = getattr(self, given[0])
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 0:
+            raise refuse(self, given[0], "a number of at least 0", limit)
+        for pattern in self.skip:
+            if not isinstance(pattern, str):
+                raise refuse(self, "skip", "glob patterns of names", pattern)
+        _ = self.transform  # has bounds of its own
 
     @property
     def kind(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import torch
@@ -77,7 +77,7 @@ class _Rate(TorchFunctionMode):
         given = dict(kwargs or {})
         if func in _NOISE:
             return self._dropped(func, {**dict(zip(_ARGUMENTS, args, strict=False)), **given})
-        if func in _REFUSED and given.get("training", True) and given.get("dropout_p", 1):
+        if func in _REFUSED and _drops(*_REFUSED[func], args, given):
             raise ModelError(
                 f"expected dropout by nn.Dropout, or Dropout1d to 3d, inside of pr.Dropout, got {func.__name__} with a "
                 "probability of its own, which it cannot change; set that to 0, or leave pr.Dropout out"
@@ -116,12 +116,31 @@ _NOISE: dict[Any, Callable[[Tensor], Tensor]] = {
     F.dropout2d: _features(2),
     F.dropout3d: _features(3),
 }
-_REFUSED = {
-    F.alpha_dropout,
-    F.feature_alpha_dropout,
-    F.scaled_dot_product_attention,
-    F.multi_head_attention_forward,
+Argument: TypeAlias = tuple[str, int, Any]
+"""The name of an argument, its place, and what it is where it is not given."""
+
+_ALPHA: tuple[Argument, Argument] = (("p", 1, 0.5), ("training", 2, False))
+_NATIVE: tuple[Argument, Argument] = (("p", 1, 0.5), ("train", 2, True))
+_RECURRENT: tuple[Argument, Argument] = (("dropout", 5, 0.0), ("train", 6, True))
+_REFUSED: dict[Any, tuple[Argument, Argument]] = {
+    F.alpha_dropout: _ALPHA,
+    F.feature_alpha_dropout: _ALPHA,
+    F.scaled_dot_product_attention: (("dropout_p", 4, 0.0), ("", -1, True)),
+    F.multi_head_attention_forward: (("dropout_p", 10, 0.0), ("training", 13, True)),
+    **dict.fromkeys((torch.dropout, torch.feature_dropout, torch.dropout_, torch.feature_dropout_), _NATIVE),
+    **dict.fromkeys((torch.alpha_dropout, torch.feature_alpha_dropout, torch.alpha_dropout_), _NATIVE),
+    **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _RECURRENT),
 }
+"""Functions that drop by themselves -> their arguments that say how much, and whether they do."""
+
+
+def _drops(chance: Argument, training: Argument, args: tuple[Any, ...], given: Mapping[str, Any]) -> bool:
+    # A recurrent layer takes packed sequences with one argument more.
+    shift = int(chance[0] == "dropout" and len(args) > 1 and isinstance(args[3], list | tuple))
+    return all(
+        given.get(name, args[place + shift] if 0 <= place + shift < len(args) else default)
+        for name, place, default in (chance, training)
+    )
 
 
 @torch.library.custom_op("purerun::kept", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))

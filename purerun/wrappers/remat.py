@@ -16,7 +16,7 @@ from purerun.bind import ModelError
 from purerun.grad import Grads, Pass
 from purerun.state import Draft, lazy_clone
 from purerun.step import Step
-from purerun.wrappers.wrapper import Wrapper
+from purerun.wrappers.wrapper import Wrapper, innermost
 
 Buffers = list[tuple[dict[str, Any], str, Tensor]]
 """Where a module keeps a buffer, under which key, and the buffer."""
@@ -56,7 +56,7 @@ class Remat(Wrapper):
             ModelError: a pattern matches no module, or one that only holds others.
             ValueError: its engine is "func", which cannot run a forward again.
         """
-        if step.mappable:
+        if innermost(step).mappable:
             raise ValueError(
                 "expected a step with engine='autograd', got one with engine='func', whose transforms cannot run a "
                 "part of the forward again; change the engine, or leave Remat out"

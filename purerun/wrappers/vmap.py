@@ -22,19 +22,21 @@ from purerun.population import SEEDS, SHARED, members, stacked
 from purerun.random import keyed, keyed_everywhere
 from purerun.state import REPORT, Draft, StateError
 from purerun.step import HOST, Step
-from purerun.valid import one_of, whole
+from purerun.valid import is_number, one_of, whole
 from purerun.wrappers.wrapper import Wrapped, Wrapper
 
 Settings = Mapping[str, tuple[float, ...]]
 
 
 def _settings(given: Mapping[str, Sequence[float] | Tensor]) -> Fixed[tuple[float, ...]]:
-    return Fixed(
-        {
-            name: tuple(values.tolist() if isinstance(values, Tensor) else map(float, values))
-            for name, values in given.items()
-        }
-    )
+    return Fixed({name: _numbers(name, values) for name, values in given.items()})
+
+
+def _numbers(name: str, values: Any) -> tuple[float, ...]:
+    found = values.tolist() if isinstance(values, Tensor) else values
+    if not isinstance(found, list | tuple | range) or not all(map(is_number, found)):
+        raise ValueError(f"expected a list of numbers for {name!r} of Vmap, one for each member, got {values!r}")
+    return tuple(map(float, found))
 
 
 def _one_each(sweep: Vmap, attribute: Any, hyper: Settings) -> None:

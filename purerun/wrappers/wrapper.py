@@ -247,6 +247,11 @@ def _part(draft: Draft, slot: str, name: str) -> Iterator[None]:
         draft[slot] = whole
 
 
+def innermost(step: Step) -> Step:
+    """Take all wrappers off a step."""
+    return innermost(step.step) if isinstance(step, Wrapped) else step
+
+
 def kinds(step: Step) -> list[str]:
     """List the kinds of the wrappers of a step, the innermost first.
 
@@ -270,6 +275,8 @@ def wrap(step: Step, *wrappers: Wrapper) -> Step:
     >>> [name for name in wrapped.init(seed=0).names() if name not in step.init(seed=0).names()]
     ['accumulate', 'ema']
     """
+    if not isinstance(step, Step):
+        raise TypeError(f"expected a step to wrap, such as pr.TrainStep(...), got {step!r}")
     for wrapper in wrappers:
         if not isinstance(wrapper, Wrapper):
             raise TypeError(f"expected a wrapper such as pr.Accumulate(4), got {wrapper!r}")

@@ -159,6 +159,20 @@ def test_buffers_are_averaged_if_asked():
         assert torch.allclose(expected, leaf, rtol=1e-5, atol=1e-6), name
 
 
+@pytest.mark.parametrize("wrapper", [pr.EMA(0.5, buffers="average"), pr.SWA(buffers="average")], ids=repr)
+def test_there_may_be_no_buffers_to_average(wrapper):
+    """Or only such as count."""
+    counting = nn.Linear(1, 1).double()
+    counting.register_buffer("count", torch.tensor(3))
+    step = pr.wrap(pr.TrainStep(counting, lambda m, x: m(x).mean(), pr.optim.SGD(lr=1.0)), wrapper)
+    state = step.init()
+    for _ in range(3):
+        state = step(state, torch.ones(1, 1, dtype=torch.float64))
+
+    assert len(followed(wrapper, 3)) == 3
+    assert 3 == int(state[wrapper.slot, "buffers", "count"])
+
+
 @pytest.mark.parametrize(("decay", "which"), [(0.0, 2), (1.0, 1)], ids=["all new", "all old"])
 def test_the_ends_of_the_scale(decay, which):
     """At 0 the average is the weights, at 1 it stays where its first update put it."""

@@ -171,8 +171,15 @@ def test_what_is_skipped_is_said_of_units():
 @pytest.mark.parametrize("options", [{"norm": -1.0}, {"value": float("nan")}, {"adaptive": 0.0}])
 def test_a_threshold_out_of_range_is_refused(options):
     """When it is made."""
-    with pytest.raises(ValueError, match="is out of range"):
+    with pytest.raises(ValueError, match=r"is out of range|should be a number of at least 0"):
         pr.Clip(**options)
+
+
+def test_a_single_pattern_is_not_its_letters():
+    """A text is one pattern; anything else is none."""
+    assert ("head.*",) == pr.Clip(adaptive=0.1, skip="head.*").skip
+    with pytest.raises(ValueError, match="`skip` should be glob patterns"):
+        pr.Clip(adaptive=0.1, skip=3)
 
 
 def test_a_line_search_is_refused():

@@ -113,6 +113,76 @@ def test_what_has_a_probability_of_its_own_is_refused():
         step(step.init(), batches(1)[0])
 
 
+class Recurrent(nn.Module):
+    """Dropout in the middle of a kernel."""
+
+    def __init__(self, kind, p):
+        super().__init__()
+        self.layer = kind(6, 3, num_layers=2, dropout=p, batch_first=True)
+
+    def forward(self, x):
+        """Map [n, 6] to [n, 3]."""
+        return self.layer(x[None])[0][0]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_that_drop_are_refused(kind):
+    """And others are none of its business."""
+    x = batches(1)[0]
+    step = pr.wrap(make_step(Recurrent(kind, 0.5)), pr.Dropout(0.1))
+    with pytest.raises(ModelError, match="with a probability of its own"):
+        step(step.init(), x)
+
+    fine = pr.wrap(make_step(Recurrent(kind, 0.0)), pr.Dropout(0.1))
+    assert fine(fine.init(), x)["metrics", "loss"].isfinite()
+
+
+class Direct(nn.Module):
+    """Calls one function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.scale, self.function = nn.Parameter(torch.ones(3)), function
+
+    def forward(self, x):
+        """Map [n, 6] to [n, 3]."""
+        return self.function(x)[:, :3] * self.scale
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.dropout(x, 0.5, True),
+        lambda x: torch.alpha_dropout(x, p=0.5, train=True),
+        lambda x: F.scaled_dot_product_attention(x[None], x[None], x[None], None, 0.5)[0],
+        lambda x: F.alpha_dropout(x, 0.5, True),
+    ],
+    ids=["dropout", "alpha", "attention", "alpha layer"],
+)
+def test_functions_that_drop_are_refused(function):
+    """Wherever the probability stands."""
+    step = pr.wrap(make_step(Direct(function)), pr.Dropout(0.1))
+    with pytest.raises(ModelError, match="with a probability of its own"):
+        step(step.init(), batches(1)[0])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.scaled_dot_product_attention(x[None], x[None], x[None])[0],
+        lambda x: F.scaled_dot_product_attention(x[None], x[None], x[None], None, 0.0)[0],
+        lambda x: torch.dropout(x, 0.5, False),
+        lambda x: F.alpha_dropout(x, 0.5),
+    ],
+    ids=["attention", "attention at 0", "not training", "alpha, not training"],
+)
+def test_functions_that_do_not_drop_are_let_alone(function):
+    """By their defaults too."""
+    step = pr.wrap(make_step(Direct(function)), pr.Dropout(0.1))
+
+    assert step(step.init(), batches(1)[0])["metrics", "loss"].isfinite()
+
+
 def test_every_law_holds():
     """Alone, and in a window."""
 

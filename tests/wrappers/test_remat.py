@@ -151,5 +151,6 @@ def test_a_list_of_modules_has_no_forward():
 def test_the_functional_engine_is_refused():
     """Its transforms cannot run a forward again."""
     step = pr.TrainStep(NESTED.module(), Case.loss, MOMENTUM, engine="func")
-    with pytest.raises(ValueError, match="expected a step with engine='autograd'"):
-        pr.wrap(step, pr.Remat("0"))
+    for inner in ((), (pr.SkipNonFinite(),), (pr.Precision("float16"),)):
+        with pytest.raises(ValueError, match="expected a step with engine='autograd'"):
+            pr.wrap(step, *inner, pr.Remat("0"))
