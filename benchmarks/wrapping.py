@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from models import Task, loss
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
+from torch.utils.checkpoint import checkpoint
 
 import purerun as pr
 
@@ -99,14 +102,54 @@ def clip(model: nn.Module, opt: torch.optim.Optimizer, source: Iterator[Any]) ->
 
 
 def skip(model: nn.Module, opt: torch.optim.Optimizer, source: Iterator[Any]) -> Callable[[], None]:
-    """An update only where every gradient is finite."""
+    """An update only where the norm of all gradients is finite."""
     params = list(model.parameters())
 
     def once() -> None:
         opt.zero_grad()
         loss(model, next(source)).backward()
-        if all(torch.isfinite(param.grad).all() for param in params):
+        if nn.utils.get_total_norm([param.grad for param in params], foreach=True).isfinite():
             opt.step()
+
+    return once
+
+
+def clip_value(model: nn.Module, opt: torch.optim.Optimizer, source: Iterator[Any]) -> Callable[[], None]:
+    """torch's clipping by value, with the norms before and after it, which are reported here."""
+    params = list(model.parameters())
+
+    def once() -> None:
+        opt.zero_grad()
+        loss(model, next(source)).backward()
+        nn.utils.get_total_norm([param.grad for param in params], foreach=True)
+        nn.utils.clip_grad_value_(params, 0.1, foreach=True)
+        nn.utils.get_total_norm([param.grad for param in params], foreach=True)
+        opt.step()
+
+    return once
+
+
+def remat(model: nn.Module, opt: torch.optim.Optimizer, source: Iterator[Any]) -> Callable[[], None]:
+    """Activation checkpointing of every linear layer, by torch's own function around its forward."""
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+    return plain(model, opt, source)
+
+
+def masters(model: nn.Module, opt: torch.optim.Optimizer, source: Iterator[Any]) -> Callable[[], None]:
+    """An optimizer of float32 copies, for a model in bfloat16."""
+    copies, model = list(model.parameters()), deepcopy(model).bfloat16()
+
+    def once() -> None:
+        x, y = next(source)
+        model.zero_grad()
+        loss(model, (x.bfloat16() if x.is_floating_point() else x, y)).backward()
+        for copy, param in zip(copies, model.parameters(), strict=True):
+            copy.grad = param.grad.float()
+        opt.step()
+        with torch.no_grad():
+            torch._foreach_copy_(list(model.parameters()), copies)
 
     return once
 
@@ -135,6 +178,9 @@ FEATURES: dict[str, tuple[tuple[pr.Wrapper, ...], Body]] = {
     "Precision bfloat16": ((pr.Precision("bfloat16"),), bfloat16),
     "Precision float16": ((pr.Precision("float16"),), float16),
     "Clip(norm=1)": ((pr.Clip(norm=1.0),), clip),
+    "Clip(value=0.1)": ((pr.Clip(value=0.1),), clip_value),
+    "Masters()": ((pr.Masters(),), masters),
+    "Remat": ((pr.Remat("*"),), remat),
     "SkipNonFinite()": ((pr.SkipNonFinite(),), skip),
     "EMA(0.999)": ((pr.EMA(0.999),), averaged(get_ema_multi_avg_fn(0.999))),
     "SWA()": ((pr.SWA(),), averaged(get_swa_multi_avg_fn())),
@@ -157,11 +203,21 @@ def hand_written(task: Task, make: Callable[..., torch.optim.Optimizer], body: B
     return timed
 
 
+def narrowed(model: nn.Module, batch: Any) -> torch.Tensor:
+    """Compute the loss of a model in bfloat16."""
+    x, y = batch
+    return loss(model, (x.bfloat16() if x.is_floating_point() else x, y))
+
+
 def wrapped(task: Task, optimizer: pr.optim.Optimizer, wrappers: tuple[pr.Wrapper, ...]) -> Callable[[], float]:
     """Time the same with wrappers, in a loop that leases."""
     torch.manual_seed(0)
     model, batches = task.model(), [task.batch() for _ in range(10)]
-    step = pr.wrap(pr.TrainStep(model, loss, optimizer), *wrappers)
+    narrow = any(isinstance(wrapper, pr.Masters) for wrapper in wrappers)
+    chosen = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    wrappers = tuple(pr.Remat(chosen) if isinstance(wrapper, pr.Remat) else wrapper for wrapper in wrappers)
+    inner = pr.TrainStep(model.bfloat16() if narrow else model, narrowed if narrow else loss, optimizer)
+    step = pr.wrap(inner, *wrappers)
     states = pr.TrainLoop(step, iters=10**9, lease=True)(step.init(seed=0), batches)
     held = [next(states)]
 

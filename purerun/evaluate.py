@@ -107,6 +107,10 @@ class PredictStep:
         buffers = {name: lazy_clone(buffer) for name, buffer in {**state["buffers"], **source["buffers"]}.items()}
         # Cloned, because what a forward returns may be one of them.
         params = {name: lazy_clone(param) for name, param in {**state["params"], **source["params"]}.items()}
+        if self.weights:
+            # An average of weights of 16 bits is float32.
+            for given, like in ((params, self.binding.params), (buffers, self.binding.buffers)):
+                given.update({name: leaf.to(like[name].dtype) for name, leaf in given.items()})
         if members(state):
             return self._each(state, params, buffers, batch)
         key = Key.of(int(state["seed"]), "evaluate", int(state["iter"]))

@@ -117,7 +117,12 @@ class _Several:
 
 def _native(optimizer: Optimizer, cls: type[torch.optim.Optimizer], **options: Any) -> OptimizerCase:
     """Make a row of an optimizer of our own: same arguments, torch's fused or foreach kernel."""
-    return OptimizerCase(optimizer, lambda params: cls(params, **options, **_kernel(cls, params)), traced=True)
+
+    def oracle(params: Any) -> torch.optim.Optimizer:
+        kernel: dict[str, Any] = _kernel(cls, params)
+        return cls(params, **options, **kernel)
+
+    return OptimizerCase(optimizer, oracle, traced=True)
 
 
 def _kernel(cls: type[torch.optim.Optimizer], params: Any) -> dict[str, bool]:

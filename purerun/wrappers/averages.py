@@ -7,8 +7,10 @@ from typing import Literal
 
 import attrs
 import torch
+from torch import Tensor
 
 from purerun.grad import Grads
+from purerun.merge import summed
 from purerun.state import Draft, lazy_clone
 from purerun.step import Step
 from purerun.valid import above, number, one_of, whole
@@ -19,8 +21,9 @@ from purerun.wrappers.wrapper import Wrapper
 class Average(Wrapper):
     """What the averages share: the first update copies the weights, each later one moves towards them.
 
-    Until `begin` the average is a copy of the weights.  Evaluate it with `ValStep(..., weights="ema")`: nothing is
-    swapped in or out; the state holds both sets.  Counting is MMEngine's (`BaseAveragedModel`, `EMAHook`).
+    Until `begin` the average is a copy of the weights, in float32 where they have 16 bits.  Evaluate it with
+    `ValStep(..., weights="ema")`: nothing is swapped in or out; the state holds both sets.  Counting is MMEngine's
+    (`BaseAveragedModel`, `EMAHook`).
 
     Attributes:
         begin: the first finished iteration or epoch (counted from 1) with which averaging begins.
@@ -41,8 +44,8 @@ class Average(Wrapper):
     def memory(self, step: Step, draft: Draft) -> Draft:
         """Start the average at the weights themselves."""
         return {
-            "params": {name: draft["params"][name].clone() for name in step.trained},
-            "buffers": {name: buffer.clone() for name, buffer in draft["buffers"].items()},
+            "params": {name: _wide(draft["params"][name]) for name in step.trained},
+            "buffers": {name: _wide(buffer) for name, buffer in draft["buffers"].items()},
             "count": torch.zeros((), dtype=torch.int64, device="cpu"),
         }
 
@@ -80,20 +83,31 @@ class Average(Wrapper):
             self._copy_buffers(draft)
 
     def _copy_buffers(self, draft: Draft) -> None:
-        draft[self.slot]["buffers"] = {name: lazy_clone(buffer) for name, buffer in draft["buffers"].items()}
+        buffers = draft[self.slot]["buffers"]
+        draft[self.slot]["buffers"] = _copies(buffers, draft["buffers"])
 
 
 def _lerp(average: Draft, now: Draft, weight: float) -> None:
     """Move tensors of floating point; others, such as counts, are copied."""
     if weight == 1:
         # Not a step of the whole way, which would make NaN of an infinity.
-        average.update({name: lazy_clone(now[name]) for name in average})
+        average.update(_copies(average, now))
         return
     smooth = [name for name, leaf in average.items() if leaf.is_floating_point() or leaf.is_complex()]
     if smooth:
-        torch._foreach_lerp_([average[name] for name in smooth], [now[name] for name in smooth], weight)
+        own = [average[name] for name in smooth]
+        torch._foreach_lerp_(own, [now[name].to(leaf.dtype) for name, leaf in zip(smooth, own, strict=True)], weight)
     if len(smooth) < len(average):
-        average.update({name: lazy_clone(now[name]) for name in average if name not in smooth})
+        average.update(_copies({name: average[name] for name in average if name not in smooth}, now))
+
+
+def _copies(like: Draft, now: Draft) -> Draft:
+    return {name: lazy_clone(now[name]).to(leaf.dtype) for name, leaf in like.items()}
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Copy a tensor, with room for small moves: 16 bits would round them away."""
+    return tensor.to(summed(tensor.dtype), copy=True)
 
 
 @attrs.frozen

@@ -49,6 +49,11 @@ class Refusal:
     reason: str
 
 
+_NARROW = (
+    "a scale is for float32 parameters, whose gradients would vanish in float16; a model of 16 bits with masters needs "
+    "none, so leave one of the two out"
+)
+
 REFUSALS = (
     Refusal(
         ("Compile",),
@@ -63,8 +68,7 @@ REFUSALS = (
     Refusal(
         ("Vmap",),
         ("Masters", "Precision with a scale", "SkipNonFinite"),
-        "what it decides is about one run, and members would differ in it; leave it out of sweeps "
-        "(Precision('bfloat16') needs no scale)",
+        "what it decides is about one run, and members would differ in it; leave it out of sweeps",
     ),
     Refusal(
         ("Clip", "Clip by value"),
@@ -106,6 +110,12 @@ REFUSALS = (
         ("SkipNonFinite",),
         "one process would stop while the others wait for it; put SkipNonFinite around DataParallel",
     ),
+    Refusal(
+        ("Masters",),
+        ("Precision with a scale",),
+        _NARROW,
+    ),
+    Refusal(("Precision with a scale",), ("Masters",), _NARROW),
     Refusal(
         ("SkipNonFinite",),
         ("Precision with a scale",),

@@ -57,7 +57,7 @@ class SkipNonFinite(Wrapper):
 
     def memory(self, step: Step, draft: Draft) -> Draft:
         """Make counts of zero, where the gradients are."""
-        return {name: torch.zeros((), dtype=torch.int64, device=step.device) for name in ("total", "row")}
+        return {name: torch.zeros((), dtype=torch.int64, device=step.device) for name in ("total", "row", "longest")}
 
     def check(self, step: Step) -> None:
         """Refuse a line search, which looks at losses of its own.
@@ -81,11 +81,11 @@ class SkipNonFinite(Wrapper):
         before = {name: lazy_clone(buffer) for name, buffer in draft["buffers"].items()}
         read = step.read(draft, batch, how)
         grads = _marked(read)
-        row, looks = draft[self.slot]["row"], self._looks(draft)
+        looks = self._looks(draft)
         if before or looks:
             bad = nonfinite(grads.grads)
-            if looks and bool(bad & (row + 1 >= self.limit)):
-                raise NonFiniteLoss(_said(read, int(row) + 1))
+            if looks:
+                self._stop(draft[self.slot], bad, read)
             grads = _held_back(bad, step, {**draft, "buffers": before}, grads)
         return grads
 
@@ -101,6 +101,8 @@ class SkipNonFinite(Wrapper):
         counts = draft[self.slot]
         counts["total"] = counts["total"] + bad
         counts["row"] = (counts["row"] + 1) * bad
+        # For an accelerator, which is asked late: the row may be over by then.
+        counts["longest"] = torch.maximum(counts["longest"], counts["row"])
 
     def note(self, step: Step, draft: Draft, grads: Grads) -> None:
         """Report the counts."""
@@ -108,6 +110,12 @@ class SkipNonFinite(Wrapper):
         start = f"{step.slot}." if step.slot else ""
         for name, count in (("skipped", "total"), ("skipped_in_a_row", "row")):
             draft["metrics"][start + name] = lazy_clone(draft[self.slot][count])
+
+    def _stop(self, counts: Draft, bad: Tensor, read: Grads) -> None:
+        now = (counts["row"] + 1) * bad
+        longest = int(torch.maximum(counts["longest"], now))
+        if longest >= self.limit:
+            raise NonFiniteLoss(_said(read, longest))
 
     def _looks(self, draft: Draft) -> bool:
         """Tell whether to ask in this iteration if it is time to stop."""
@@ -143,8 +151,9 @@ def _said(grads: Grads, row: int) -> str:
     names = [f"`{name}`" for name, grad in grads.grads.items() if not grad.isfinite().all()]
     named = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     bad = [f"the loss ({', '.join(losses)})"] * bool(losses) + [f"the gradients of {named}"] * bool(names)
+    now = f"this time {' and '.join(bad)} are not" if bad else "this time all are again"
     return (
-        f"expected finite gradients, but {row} updates in a row had none; this time {' and '.join(bad)} are not. "
+        f"expected finite gradients, but {row} updates in a row had none; {now}. "
         "Nothing was written. Lower the learning rate, clip the gradients, look at these batches, or allow more with "
         "SkipNonFinite(limit=...)"
     )

@@ -28,7 +28,7 @@ WRAPPERS = {
 
 
 def line(wrapper, **options):
-    """Make a step on one weight whose value after n iterations is n: averages of it are those of 1, 2, 3, ..."""
+    """Make a step on one weight whose value after n updates is n: averages of it are those of 1, 2, 3, ..."""
     model = nn.Linear(1, 1, bias=False).double()
     nn.init.zeros_(model.weight)
     step = pr.TrainStep(model, lambda m, x: -m(x).mean(), pr.optim.SGD(lr=1.0), **options)
@@ -119,6 +119,39 @@ def test_the_installed_mmengine_agrees(kind, buffers):
     average = {**state[wrapper.slot, "params"], **state[wrapper.slot, "buffers"]}
     for name, leaf in averaged.module.state_dict().items():
         assert torch.allclose(leaf, average[name], rtol=1e-5, atol=1e-6), name
+
+
+@pytest.mark.parametrize("wrapper", [pr.EMA(0.9999), pr.SWA()], ids=repr)
+@pytest.mark.parametrize("masters", [(), (pr.Masters(),)], ids=["plain", "masters"])
+def test_an_average_of_sixteen_bits_moves_as_one_of_many(wrapper, masters):
+    """Its own steps are too small for bfloat16: it is kept in float32, and judged in the dtype of the model."""
+    model = nn.Linear(1, 1, bias=False).bfloat16()
+    nn.init.zeros_(model.weight)
+    step = pr.wrap(pr.TrainStep(model, lambda m, x: -m(x).float().mean(), pr.optim.SGD(lr=1.0)), *masters, wrapper)
+    state, x = step.init(), torch.ones(1, 1).bfloat16()
+    for _ in range(200):
+        state = step(state, x)
+    (expected,) = followed(wrapper, 200)[-1:]
+
+    average = state[wrapper.slot, "params", "weight"]
+    assert torch.float32 == average.dtype
+    assert pytest.approx(expected, rel=1e-3) == average.item()
+    assert torch.bfloat16 == pr.PredictStep(model, weights=wrapper.slot)(state, x).dtype
+
+
+def test_the_update_of_a_part_window_is_averaged():
+    """A loop that ends in one: its last update counts, after that iteration's own."""
+    step = pr.wrap(line(pr.Accumulate(3)), pr.EMA(0.5))
+    x = torch.ones(1, 1, dtype=torch.float64)
+    *_, last = pr.TrainLoop(step, iters=4)(step.init(), [x] * 4)
+    # The weight after each update of the average; the first copies.
+    first, *weights = [0.0, 0.0, 1.0, 1.0, 2.0]
+    average = first
+    for weight in weights:
+        average += 0.5 * (weight - average)
+
+    assert 2.0 == last["params", "weight"].item()
+    assert pytest.approx(average) == last["ema", "params", "weight"].item()
 
 
 def test_averaging_begins_with_an_epoch():

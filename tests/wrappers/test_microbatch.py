@@ -171,6 +171,20 @@ class Counting(Wrapper):
         return step.read(draft, batch, how)
 
 
+@pytest.mark.parametrize("engine", ["autograd", "func"])
+def test_buffers_go_through_the_parts(engine):
+    """Running statistics are those of torch's own layer that sees one part after the other."""
+    model, x = net(nn.BatchNorm1d(3)), normal(9, 2)
+    step = pr.wrap(make(model=model, engine=engine), pr.Microbatch(3))
+    after = step(step.init(), x)
+    for part in x.tensor_split(3):
+        model(part)
+
+    for name, buffer in model.named_buffers():
+        assert torch.allclose(buffer, after["buffers", name], rtol=1e-12), name
+    assert 3 == int(after["buffers", "1.num_batches_tracked"])
+
+
 def test_it_goes_with_windows():
     """Three batches in two parts each: one update, that of the big batch."""
     x = normal(9, 2)

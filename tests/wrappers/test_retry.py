@@ -6,6 +6,7 @@ The allocator is simulated (it counts the bytes that live and refuses more), and
 from __future__ import annotations
 
 import gc
+import json
 import resource
 import sys
 import weakref
@@ -150,6 +151,21 @@ def test_a_run_goes_on_in_so_many_parts(outer, lease):
     assert cut == run(1, tight)
     assert [4, 4, 3, 4, 4, 4, 3] == [parts for _, parts in cut]
     assert 2 == tight.refused
+
+
+def test_how_many_parts_there_were_is_in_the_log(tmp_path):
+    """From the batch on in which memory ran out."""
+    step, log = make(halving(1)), tmp_path / "log.jsonl"
+    loop = pr.TrainLoop(step, iters=3)(step.init(), [X, X.flip(0)])
+    states = pr.watch(loop, pr.sinks.Log(every=1, path=log, console=False))
+    next(states)
+    with no_collector(), Allocator(peak(4)):
+        next(states)
+    next(states)
+    states.close()
+
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [1, 4, 4] == [line["microbatches"] for line in lines]
 
 
 @pytest.mark.parametrize("buffers", ["shard", "first", "mean"])

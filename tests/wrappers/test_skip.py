@@ -208,6 +208,16 @@ def test_an_accelerator_is_asked_every_so_often():
 
 
 @pytest.mark.usefixtures("accelerated")
+def test_a_row_that_is_over_when_an_accelerator_is_asked_still_counts():
+    """It began after one look and ended before the next."""
+    step, given = make(limit=4), batches(12, [(place, NAN) for place in range(5, 11)])
+    state = step.init()
+    with pytest.raises(NonFiniteLoss, match="but 6 updates in a row had none; this time all are again"):
+        for x in given:
+            state = step(state, x)
+
+
+@pytest.mark.usefixtures("accelerated")
 def test_only_what_was_written_is_chosen(monkeypatch):
     """The counters of the host, and parameters that are not trained, are left alone: choosing the first would wait."""
     chosen = []
