@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -48,7 +49,8 @@ class Workers:
     def batches(self, tasks: Iterator[Task]) -> Iterator[Any]:
         """Make the batches of some tasks, in their order."""
         self._tasks.upcoming = tasks
-        self._iterator = iter(self._loader)
+        with _held_back():
+            self._iterator = iter(self._loader)
         return map(Parcel.unwrapped, self._iterator)
 
     def close(self) -> None:
@@ -93,10 +95,24 @@ def leave_signals_to_the_main_process(_worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    # What came before this line was held back, and is dropped now.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGUSR1})
     # Only Linux lets a thread wait for a signal and its sender; elsewhere SIGTERM keeps ending a worker.
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey_the_parent, daemon=True).start()
+    else:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Hold signals back while workers are made, which inherit that, until they have learnt what to ignore."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _obey_the_parent() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.process
 import os
 import signal
 import subprocess
@@ -183,3 +184,24 @@ def test_a_worker_obeys_its_parent():
     assert 0 == os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
     os.close(ready)
     os.close(tell)
+
+
+def test_signals_that_come_while_workers_start_are_ignored_too(monkeypatch):
+    """Ctrl-C for the whole group, before a worker has learnt to leave it to the main process."""
+    start = multiprocessing.process.BaseProcess.start
+
+    def struck(process):
+        start(process)
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            os.kill(process.pid, number)
+
+    def read(workers):
+        with Loader(torch.arange(12.0), batch_size=2, workers=workers).open(0) as session:
+            return [batch.tolist() for batch, _ in session.read(0, 0)]
+
+    expected = read(0)
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", struck)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    assert expected == read(2)
+    assert before == signal.pthread_sigmask(signal.SIG_BLOCK, ())

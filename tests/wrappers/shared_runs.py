@@ -104,6 +104,14 @@ def step(
     return pr.wrap(pr.TrainStep(net(norm), loss, optimizer, name=name), *wrappers)
 
 
+def everything(policy: str, optimizer: Any = ADAMW) -> pr.Step:
+    """Make a step with most of what there is around it."""
+    parallel = pr.DataParallel(4, buffers=policy)
+    return step(
+        pr.Precision("bfloat16"), parallel, pr.Clip(norm=0.1), pr.Accumulate(2), pr.EMA(0.9), optimizer=optimizer
+    )
+
+
 def cases() -> dict[str, tuple[pr.Step, Any]]:
     """List the runs: name -> step and what it reads."""
     four = pr.DataParallel(4)
@@ -120,6 +128,13 @@ def cases() -> dict[str, tuple[pr.Step, Any]]:
         "microbatch inside": (step(pr.Microbatch(2), four, norm=False), loader()),
         "bf16": (step(pr.Precision("bfloat16"), four, optimizer=ADAMW), loader()),
         "fp16 outside": (step(four, pr.Precision("float16")), loader()),
+        "epoch windows": (step(four, pr.Accumulate(2, window="epoch", schedule="update")), loader()),
+        "averaged buffers": (step(four, pr.SWA(buffers="average")), loader()),
+        "adaptive clip": (step(four, pr.Clip(adaptive=0.01)), loader()),
+        "skip": (step(four, pr.SkipNonFinite()), loader()),
+        "remat": (step(pr.Remat("0"), four), loader()),
+        "dropout": (step(pr.Dropout(0.3), four), loader()),
+        **{f"everything, {policy}": (everything(policy), loader()) for policy in ("shard", "first", "mean")},
         "own weight": (step(four, loss=own_weight, norm=False), loader(5)),
         "uneven": (step(pr.DataParallel(6), norm=False), loader(15)),
         "five shards": (step(pr.DataParallel(5, buffers="mean")), loader(20, 40)),
@@ -181,17 +196,18 @@ def in_a_loop(batch_size: int = 16) -> str:
     return pr.digest([*pr.TrainLoop(made, epochs=1)(made.init(seed=3), loader(batch_size))][-1])
 
 
-def stretch(before: str, after: str, iters: int) -> str:
-    """Go on from a checkpoint to another one, which the first process writes."""
-    made = step(pr.DataParallel(4), pr.Accumulate(2), pr.EMA(0.9), optimizer=ADAMW)
-    start = pr.load(before) if before else made.init(seed=3)
+def stretch(policy: str, rule: str, before: str, after: str, iters: int) -> tuple[str, list[float]]:
+    """Go on from a checkpoint to another one, which the first process writes; give the digest and the losses."""
+    made = everything(policy, {"sgd": SGD, "adamw": ADAMW}[rule])
+    start, losses = pr.load(before) if before else made.init(seed=3), []
     for state in pr.TrainLoop(made, iters=9)(start, loader()):
+        losses.append(state["metrics", "loss"].item())
         if int(state["iter"]) == iters:
             break
     if pr.processes.rank() == 0:
         pr.save(state, after)
     pr.processes.wait()
-    return pr.digest(state)
+    return pr.digest(state), losses
 
 
 def reads() -> list[int]:

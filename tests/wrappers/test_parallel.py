@@ -46,16 +46,19 @@ class TestSameBits:
         assert one == two
         assert one == four
 
-    def test_a_run_moves_between_numbers_of_processes(self, teams, tmp_path):
-        """2 -> 1 -> 4, in open windows of accumulation."""
-        whole = only(teams[1](runs.stretch, "", str(tmp_path / "whole"), 9))
+    @pytest.mark.parametrize("policy", ["shard", "first", "mean"])
+    @pytest.mark.parametrize("rule", ["sgd", "adamw"])
+    def test_a_run_moves_between_numbers_of_processes(self, teams, tmp_path, policy, rule):
+        """2 -> 1 -> 4, in open windows, under an autocast, clipped and averaged: the same state and the same losses."""
+        digest, losses = only(teams[1](runs.stretch, policy, rule, "", str(tmp_path / "whole"), 9))
         places = ["", *(str(tmp_path / name) for name in "abc")]
         moved = [
-            only(teams[count](runs.stretch, before, after, iters))
+            only(teams[count](runs.stretch, policy, rule, before, after, iters))
             for count, before, after, iters in zip((2, 1, 4), places, places[1:], (3, 5, 9), strict=False)
         ]
 
-        assert whole == moved[-1]
+        assert digest == moved[-1][0]
+        assert losses == [loss for _, some in moved for loss in some]
 
     def test_a_loop_of_ones_own_takes_its_shards_of_whole_batches(self, teams):
         """In each process, and with the same result as a TrainLoop."""
