@@ -94,7 +94,10 @@ def test_counting_is_mmengine_s(which, interval, begin):
 @pytest.mark.parametrize("buffers", ["copy", "average"])
 @pytest.mark.parametrize("kind", ["ema", "swa", "annealed"])
 def test_the_installed_mmengine_agrees(kind, buffers):
-    """Its averaged models, on a net with batch norm, over ten iterations."""
+    """Its averaged models, on a net with batch norm, over ten iterations.
+
+    But for counts beside averaged buffers: there they stay what they were at first, here they are the newest.
+    """
     models = pytest.importorskip("mmengine.model")
     flag = {"update_buffers": buffers == "average", "interval": 2}
     make = {
@@ -118,7 +121,8 @@ def test_the_installed_mmengine_agrees(kind, buffers):
 
     average = {**state[wrapper.slot, "params"], **state[wrapper.slot, "buffers"]}
     for name, leaf in averaged.module.state_dict().items():
-        assert torch.allclose(leaf, average[name], rtol=1e-5, atol=1e-6), name
+        if leaf.is_floating_point() or buffers == "copy":
+            assert torch.allclose(leaf, average[name], rtol=1e-5, atol=1e-6), name
 
 
 @pytest.mark.parametrize("wrapper", [pr.EMA(0.9999), pr.SWA()], ids=repr)
