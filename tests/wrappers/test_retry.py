@@ -207,6 +207,7 @@ def team():
     made.close()
 
 
+@pytest.mark.slow
 def test_all_processes_cut_alike(team):
     """One of two runs out of memory: both read again, and remember."""
     (first, digests), (second, others) = team(short_of_memory_in_one)
@@ -291,6 +292,7 @@ def short_of_real_memory():
     return parts, pr.digest(after), pr.digest(mapped(parts)(state.replace(microbatch={"parts": parts}), x))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of a process's memory is Linux's")
 def test_a_real_limit_of_memory(team):
     """One activation of the whole batch does not fit; the allocator of the CPU says so in its own way."""
