@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import tempfile
 import traceback
@@ -14,6 +15,7 @@ import torch.distributed as dist
 
 import purerun as pr
 
+PATIENCE = 60  # seconds; the longest call takes five
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["torch.distributed", "purerun.recipe", "purerun.wrappers", "purerun.testing"])
 
@@ -54,7 +56,7 @@ class Team:
 
 
 def _answer(pipe: Any) -> Any:
-    if not pipe.poll(100):
+    if not pipe.poll(PATIENCE + 10):
         return "no answer"
     try:
         return pipe.recv()
@@ -68,10 +70,13 @@ def _obey(pipe: Any, meeting: Path, rank: int, count: int) -> None:
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count)
     while (order := pipe.recv()) is not None:
         function, arguments = order
+        # Who waits for ever for another one says where, and ends.
+        faulthandler.dump_traceback_later(PATIENCE, exit=True)
         try:
             pipe.send(function(*arguments))
         except Exception as error:  # noqa: BLE001 - the test wants to see it
             pipe.send(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+        faulthandler.cancel_dump_traceback_later()
     if count > 1:
         pr.processes.wait()
         dist.destroy_process_group()
