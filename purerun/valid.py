@@ -87,6 +87,15 @@ def one_of(*words: str) -> Validator:
     return check
 
 
+def several(given: Any) -> tuple[Any, ...]:
+    """Make a tuple of one thing or of several; a text is one.
+
+    >>> several("head.*"), several(["a", "b"])
+    (('head.*',), ('a', 'b'))
+    """
+    return tuple(given) if isinstance(given, list | tuple) else (given,)
+
+
 def is_number(value: object) -> TypeGuard[int | float]:
     """Tell whether `value` is a finite real number (a bool is none)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from purerun.valid import several
+
 _KINDS: Mapping[str, tuple[type[nn.Module], ...]] = {
     "attention": (nn.MultiheadAttention,),
     "conv": (_ConvNd,),
@@ -84,10 +86,6 @@ class Match(ABC):
         return Not(self)
 
 
-def _tuple(given: Any) -> tuple[Any, ...]:
-    return tuple(given) if isinstance(given, list | tuple) else (given,)
-
-
 def _each(wanted: type, said: str) -> Callable[[Any, Any, tuple[Any, ...]], None]:
     def validate(_instance: Any, _attribute: Any, items: tuple[Any, ...]) -> None:
         if not items or not all(isinstance(item, wanted) for item in items):
@@ -107,7 +105,7 @@ class Name(Match):
     True
     """
 
-    patterns: tuple[str, ...] = attrs.field(converter=_tuple, validator=_each(str, "patterns such as 'backbone.*'"))
+    patterns: tuple[str, ...] = attrs.field(converter=several, validator=_each(str, "patterns such as 'backbone.*'"))
 
     def __call__(self, info: ParamInfo) -> bool:
         """Compare the name with each pattern."""
@@ -140,7 +138,7 @@ class Kind(Match):
     True
     """
 
-    kinds: tuple[str, ...] = attrs.field(converter=_tuple, validator=_known)
+    kinds: tuple[str, ...] = attrs.field(converter=several, validator=_known)
 
     def __call__(self, info: ParamInfo) -> bool:
         """Look at the kinds of a parameter."""
@@ -164,7 +162,7 @@ class Type(Match):
     """
 
     types: tuple[type[nn.Module], ...] = attrs.field(
-        converter=_tuple, validator=_each(type, "types of modules such as nn.LayerNorm")
+        converter=several, validator=_each(type, "types of modules such as nn.LayerNorm")
     )
 
     def __call__(self, info: ParamInfo) -> bool:
@@ -188,7 +186,7 @@ class Ndim(Match):
     True
     """
 
-    counts: tuple[int, ...] = attrs.field(converter=_tuple, validator=_each(int, "numbers of dimensions such as 1"))
+    counts: tuple[int, ...] = attrs.field(converter=several, validator=_each(int, "numbers of dimensions such as 1"))
 
     def __call__(self, info: ParamInfo) -> bool:
         """Look at the shape."""

@@ -70,18 +70,6 @@ class Accumulate(Wrapper):
             **({"updates": count.clone()} if self.schedule == "update" else {}),
         }
 
-    def check(self, step: Step) -> None:
-        """Refuse a line search, which needs one batch to search on.
-
-        Raises:
-            ValueError: the step's optimizer is one.
-        """
-        if step.closes:
-            raise ValueError(
-                "expected a step whose optimizer takes gradients as they are, got one that searches along a line: the "
-                "batches of a window are gone when it is full. Make the batch larger instead"
-            )
-
     def write(self, step: Step, draft: Draft, grads: Grads) -> None:
         """Add to the window, and apply it when it is full or its epoch ends."""
         window = draft[self.slot]

@@ -13,13 +13,9 @@ from purerun.optim import ClipAdaptive, ClipNorm, ClipValue, Transform
 from purerun.optim.optimizer import Params
 from purerun.state import Draft, lazy_clone
 from purerun.step import Step
-from purerun.valid import refuse
+from purerun.valid import refuse, several
 from purerun.wrappers.owned import unshared
 from purerun.wrappers.wrapper import Wrapper
-
-
-def _patterns(given: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(given) if isinstance(given, list | tuple) else (given,)
 
 
 @attrs.frozen
@@ -51,7 +47,7 @@ class Clip(Wrapper):
     norm: float | None = attrs.field(default=None, kw_only=True)
     value: float | None = attrs.field(default=None, kw_only=True)
     adaptive: float | None = attrs.field(default=None, kw_only=True)
-    skip: tuple[str, ...] = attrs.field(default=(), kw_only=True, converter=_patterns)
+    skip: tuple[str, ...] = attrs.field(default=(), kw_only=True, converter=several)
 
     def __attrs_post_init__(self) -> None:
         given = [name for name in ("norm", "value", "adaptive") if getattr(self, name) is not None]
@@ -91,18 +87,6 @@ class Clip(Wrapper):
     def memory(self, step: Step, draft: Draft) -> Draft:
         """Begin with norms of 0."""
         return {name: torch.zeros((), dtype=torch.float32, device=step.device) for name in ("before", "after")}
-
-    def check(self, step: Step) -> None:
-        """Refuse a line search, which takes gradients of its own.
-
-        Raises:
-            ValueError: the step's optimizer is one.
-        """
-        if step.closes:
-            raise ValueError(
-                "expected a step whose optimizer takes gradients as they are, got one that searches along a line and "
-                "takes more of them; put the clipping before it: pr.optim.chain(clip=pr.optim.ClipNorm(...), ...)"
-            )
 
     def write(self, step: Step, draft: Draft, grads: Grads) -> None:
         """Write the inner update of the clipped gradients, and keep their norms."""

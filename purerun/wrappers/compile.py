@@ -52,18 +52,6 @@ class Compile(Wrapper):
     what: Literal["step", "grad"] = attrs.field(default="step", validator=one_of("step", "grad"))
     graphs: int = attrs.field(default=8, validator=whole(1), kw_only=True)
 
-    def check(self, step: Step) -> None:
-        """Refuse a line search, which decides by the values that it finds.
-
-        Raises:
-            ValueError: the step's optimizer is one.
-        """
-        if step.closes:
-            raise ValueError(
-                "expected a step whose optimizer takes gradients as they are, got one that searches along a line, "
-                "which decides by the values that it finds; leave Compile out"
-            )
-
     def wrapped(self, step: Step) -> Step:
         """Make the step whose halves are compiled."""
         return Compiled(step, self)

@@ -130,6 +130,24 @@ REFUSALS = (
 )
 
 
+_CLIPPED = (
+    "it takes more gradients than those that are clipped; put the clipping before it: "
+    "pr.optim.chain(clip=pr.optim.ClipNorm(...), ...)"
+)
+
+SEARCHES = {
+    "Accumulate": "the batches of a window are gone when it is full; make the batch larger instead",
+    "Clip": _CLIPPED,
+    "Clip by value": _CLIPPED,
+    "Compile": "it decides by the values that it finds, which a graph cannot; leave Compile out",
+    "DataParallel": "it asks for further gradients of the shards, which nobody sends; choose another optimizer",
+    "Precision with a scale": "the losses that it looks at itself are not scaled; use Precision('bfloat16')",
+    "SkipNonFinite": "what it finds on its way is not seen from outside; leave SkipNonFinite out",
+    "Vmap": "it takes each member another number of looks; use SGD, Adam, AdamW, Adagrad or RMSprop",
+}
+"""Kinds that may not stand around an optimizer which searches along a line (LBFGS), with the reasons."""
+
+
 def reason(inner: str, outer: str) -> str | None:
     """Say why one kind may not stand around another; None if it may.
 
@@ -145,12 +163,19 @@ _TWINS = ({"EMA", "AnnealedEMA"}, {"Clip", "Clip by value"}, {"Precision", "Prec
 """Kinds that are one thing in two ways."""
 
 
-def check(inside: Sequence[str], outer: str) -> None:
+def check(inside: Sequence[str], outer: str, *, searches: bool = False) -> None:
     """Refuse a wrapper that makes no sense around what is inside already.
+
+    Args:
+        inside: the kinds that are there.
+        outer: the kind of the wrapper.
+        searches: whether the optimizer searches along a line.
 
     Raises:
         ValueError: it does not; with the reason.
     """
+    if searches and outer in SEARCHES:
+        raise ValueError(f"expected no {outer} around an optimizer that searches along a line: {SEARCHES[outer]}")
     for inner in inside:
         if why := reason(inner, outer):
             raise ValueError(f"expected no {outer} around {inner}: {why}")

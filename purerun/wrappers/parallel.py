@@ -75,18 +75,6 @@ class DataParallel(Wrapper):
             for name, buffer in draft["buffers"].items()
         }
 
-    def check(self, step: Step) -> None:
-        """Refuse a line search, which asks for further gradients of the shards.
-
-        Raises:
-            ValueError: the step's optimizer is one.
-        """
-        if step.closes:
-            raise ValueError(
-                "expected a step whose optimizer takes gradients as they are, got one that searches along a line, "
-                "which asks for further gradients of the shards; choose another optimizer"
-            )
-
     def share(self, step: Step) -> Share:
         """Say which shards this process reads.
 

@@ -100,18 +100,6 @@ class Precision(Wrapper):
             "growth_tracker": torch.zeros((), dtype=torch.int32, device=step.device),
         }
 
-    def check(self, step: Step) -> None:
-        """Refuse a line search, which looks at losses of its own, where the loss is scaled.
-
-        Raises:
-            ValueError: the step's optimizer is one.
-        """
-        if step.closes and self.scale is not None:
-            raise ValueError(
-                "expected a step whose optimizer takes gradients as they are, got one that searches along a line, "
-                "where scaled losses cannot be left out; use Precision('bfloat16')"
-            )
-
     def around(self, device: torch.device) -> AbstractContextManager[Any]:
         """Make the autocast, for a `with` block.
 

@@ -16,14 +16,11 @@ from purerun.bind import ModelError
 from purerun.grad import Grads, Pass
 from purerun.state import Draft, lazy_clone
 from purerun.step import Step
+from purerun.valid import several
 from purerun.wrappers.wrapper import Wrapper, innermost
 
 Buffers = list[tuple[dict[str, Any], str, Tensor]]
 """Where a module keeps a buffer, under which key, and the buffer."""
-
-
-def _patterns(given: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(given) if isinstance(given, list | tuple) else (given,)
 
 
 @attrs.frozen
@@ -47,7 +44,7 @@ class Remat(Wrapper):
     purerun.bind.ModelError: expected modules that match '1.*', got none; near it: 0.0, 0.1, 1; change the pattern
     """
 
-    modules: tuple[str, ...] = attrs.field(converter=_patterns, validator=attrs.validators.min_len(1))
+    modules: tuple[str, ...] = attrs.field(converter=several, validator=attrs.validators.min_len(1))
 
     def check(self, step: Step) -> None:
         """Refuse modules that are not there, and an engine that cannot run a forward again.

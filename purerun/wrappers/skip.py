@@ -59,18 +59,6 @@ class SkipNonFinite(Wrapper):
         """Make counts of zero, where the gradients are."""
         return {name: torch.zeros((), dtype=torch.int64, device=step.device) for name in ("total", "row", "longest")}
 
-    def check(self, step: Step) -> None:
-        """Refuse a line search, which looks at losses of its own.
-
-        Raises:
-            ValueError: the step's optimizer is one.
-        """
-        if step.closes:
-            raise ValueError(
-                "expected a step whose optimizer takes gradients as they are, got one that searches along a line: what "
-                "it finds there is not seen from here. Leave SkipNonFinite out"
-            )
-
     def read(self, step: Step, draft: Draft, batch: Any, how: Pass) -> Grads:
         """Read, and keep the buffers of before if what was read is bad.
 

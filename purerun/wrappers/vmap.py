@@ -90,11 +90,6 @@ class Vmap(Wrapper):
                 "expected a step that can be mapped over members, got one with engine='autograd'; make it with "
                 "TrainStep(..., engine='func')"
             )
-        if step.closes:
-            raise ValueError(
-                "expected a step whose optimizer takes gradients as they are, got one that searches along a line, "
-                "which takes each member another number of looks; use SGD, Adam, AdamW, Adagrad or RMSprop"
-            )
 
     def wrapped(self, step: Step) -> Step:
         """Make the sweep."""

@@ -110,7 +110,7 @@ class Wrapper(ABC):
         Raises:
             ValueError: this makes no sense around it, see `purerun.wrappers.orders`.
         """
-        orders.check(kinds(step), self.kind)
+        orders.check(kinds(step), self.kind, searches=step.closes)
         self.check(step)
         return self.wrapped(step)
 

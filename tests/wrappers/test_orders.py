@@ -108,6 +108,19 @@ def test_what_is_allowed_trains_and_resumes(inner, outer):
     assert not torch.equal(states[0]["params", "0.weight"], states[5]["params", "0.weight"])
 
 
+@pytest.mark.parametrize("kind", WRAPPERS)
+def test_a_line_search_is_refused_by_those_that_could_not_follow_it(kind):
+    """With the reason; the others train by it."""
+    search = pr.optim.Torch(torch.optim.LBFGS, lr=0.1, max_iter=2)
+    step = pr.TrainStep(bare(kind).model, loss, search)
+    if why := orders.SEARCHES.get(kind):
+        with pytest.raises(ValueError, match=re.escape(f"that searches along a line: {why}")):
+            pr.wrap(step, WRAPPERS[kind])
+    else:
+        wrapped = pr.wrap(step, WRAPPERS[kind])
+        assert wrapped(wrapped.init(), torch.ones(4, 3))["metrics", "loss"].isfinite()
+
+
 def test_a_wrapper_of_one_s_own_may_stand_anywhere():
     """The table knows nothing of it; its neighbours are still looked at."""
 
