@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,10 @@ import purerun
 # Sums of floats depend on the number of threads.  The variable is for the processes that tests start.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A shell makes what runs in its background deaf to Ctrl-C, and so what that starts; tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadlines: a busy machine is no fault of the code.
 settings.register_profile("short", max_examples=30, derandomize=True, deadline=None, database=None)

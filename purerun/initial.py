@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
 
 import attrs
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import init
 
-from purerun.optim.match import Match, ParamInfo, inspect, matching
-from purerun.random import Key
+from purerun.optim.match import Match, Name, ParamInfo, inspect, matching
+from purerun.random import Key, keyed_everywhere
 from purerun.valid import above, between, number, one_of
 
 _OPTIONAL = attrs.validators.optional
@@ -217,6 +217,63 @@ class Caffe2Xavier(Rule):
     def draw(self, tensor: Tensor, generator: Generator) -> None:
         """Draw."""
         init.kaiming_uniform_(tensor, 1.0, "fan_in", "leaky_relu", generator=generator)
+
+
+class Builder(Protocol):
+    """What makes a module whose weights are a function of a key, as `pr.Module` does."""
+
+    def build(self, key: Key) -> nn.Module:
+        """Make it."""
+
+
+@attrs.frozen
+class Fresh(Rule):
+    """Begin with the parameters and buffers of a module that is made anew under the key of the seed.
+
+    With it the members of a sweep of seeds begin with weights of their own; a recipe that sweeps does so by itself.
+
+    Attributes:
+        target: `target()` -> a module like the model, from whatever generators; or a `pr.Module`.
+        match: which parameters and buffers, by name.
+
+    >>> net = lambda: nn.Linear(2, 1)
+    >>> one, same, other = (begun([Fresh(net)], net(), seed)["weight"] for seed in (1, 1, 2))
+    >>> torch.equal(one, same), torch.equal(one, other)
+    (True, False)
+    """
+
+    match: Match = attrs.field(default=Name("*"), converter=matching, kw_only=True)
+    target: Callable[[], nn.Module] | Builder = attrs.field()
+
+    def draw(self, tensor: Tensor, generator: Generator) -> None:
+        """Refuse: a module is made as a whole."""
+        raise InitialError("expected a rule that draws tensor by tensor; a fresh module is made with `make`")
+
+    def make(self, seed: int, infos: Mapping[str, ParamInfo], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Make the module and take what it begins with.
+
+        Raises:
+            InitialError: it is not like the model.
+        """
+        module = self._module(Key.of(seed, "init"))
+        found = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        made = {}
+        for name, like in tensors.items():
+            if self.match(infos.get(name, ParamInfo(name, like.shape))):
+                if name not in found or found[name].shape != like.shape:
+                    got = f"one of {list(found[name].shape)}" if name in found else "none"
+                    raise InitialError(
+                        f"expected a fresh module with `{name}` of shape {list(like.shape)}, as the model, got {got}; "
+                        "make both by one function"
+                    )
+                made[name] = found[name].detach().to(like)
+        return made
+
+    def _module(self, key: Key) -> nn.Module:
+        if not callable(self.target):
+            return self.target.build(key)
+        with keyed_everywhere(key):
+            return self.target()
 
 
 def begun(rules: Sequence[Rule], model: nn.Module, seed: int) -> dict[str, Tensor]:

@@ -44,14 +44,14 @@ def names(name: str, count: int) -> list[str]:
 
 
 def spread(values: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """Give each member's entry a name of its own, where there is one number for each of `count` members.
+    """Give each member's entry a name of its own, where there is one number for each of `count` members, if any.
 
     >>> spread({"accuracy": torch.tensor([0.5, 0.25]), "iter": torch.tensor(7)}, 2)
     {'accuracy[0]': tensor(0.5000), 'accuracy[1]': tensor(0.2500), 'iter': tensor(7)}
     """
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        each = isinstance(value, Tensor) and value.shape == (count,)
+        each = count and isinstance(value, Tensor) and value.shape == (count,)
         flat |= dict(zip(names(name, count), value, strict=True)) if each else {name: value}
     return flat
 

@@ -15,19 +15,25 @@ from torch import Tensor
 
 from purerun.checkpoint.error import CheckpointError, SaveError, reading
 from purerun.checkpoint.locate import find
-from purerun.checkpoint.manifest import read_manifest
+from purerun.checkpoint.manifest import Manifest, read_manifest
 from purerun.checkpoint.place import is_url, local
 from purerun.checkpoint.publish import sync
 from purerun.checkpoint.remote import fetched
 from purerun.checkpoint.tensors import on_host
 from purerun.checkpoint.weights import SAFE, read_weights
 from purerun.naming import Naming
+from purerun.population import SEEDS
 
 _PICKLED = (".pth", ".pt")
 
 
 def export(
-    path: str | os.PathLike[str], file: str | os.PathLike[str], *, weights: str = "", overwrite: bool = False
+    path: str | os.PathLike[str],
+    file: str | os.PathLike[str],
+    *,
+    weights: str = "",
+    member: int | None = None,
+    overwrite: bool = False,
 ) -> tuple[str, ...]:
     """Write weights as a plain file, which a module loads with `load_state_dict(..., strict=True)`.
 
@@ -39,6 +45,7 @@ def export(
         path: what `read_weights` reads: a checkpoint or a run above all.
         file: where: `.safetensors`, or `.pth` and `.pt` for `torch.save`; made with its folders.
         weights: which weights: "" for the trained ones, "ema" for an average.
+        member: of a population, the number of the one whose weights they are.
         overwrite: replace a file that is there.
 
     Returns:
@@ -58,7 +65,7 @@ def export(
     <All keys matched successfully>
     """
     place = _vacant(file, overwrite=overwrite)
-    tensors = _named(path, weights)
+    tensors = _named(path, weights, member)
     _publish(place, _writer(place, tensors))
     return tuple(tensors)
 
@@ -96,14 +103,31 @@ def publish_weights(
     return _publish(place, lambda fresh: _write_safe(fresh, tensors), _marked)
 
 
-def _named(path: str | os.PathLike[str], weights: str) -> dict[str, Tensor]:
+def _named(path: str | os.PathLike[str], weights: str, member: int | None = None) -> dict[str, Tensor]:
     """Read weights under the names of a `state_dict`."""
     with fetched(path) as place:
         tensors = read_weights(place, weights)
         # A file of others says nothing of the kind: its names are those that it has.
-        text = None if place.is_file() else read_manifest(find(place)).program
+        manifest = None if place.is_file() else read_manifest(find(place))
+    tensors = _of_member(path, tensors, manifest, member)
+    text = manifest.program if manifest else None
     named = Naming.told(text or "").spread(tensors)
     return {name: on_host(name, tensor) for name, tensor in sorted(named.items())}
+
+
+def _of_member(
+    path: str | os.PathLike[str], tensors: dict[str, Tensor], manifest: Manifest | None, member: int | None
+) -> dict[str, Tensor]:
+    seeds = manifest.kinds().get(SEEDS) if manifest else None
+    if seeds is None:
+        if member is not None:
+            raise CheckpointError(f"{path}: expected a population to take member {member} of, found a single run")
+        return tensors
+    (count,) = seeds.shape
+    if member is None or not 0 <= member < count:
+        got = "none" if member is None else member
+        raise CheckpointError(f"{path}: expected the number of a member, 0 to {count - 1}, got {got}; give --member")
+    return {name: tensor[member].clone() for name, tensor in tensors.items()}
 
 
 def _vacant(file: str | os.PathLike[str], *, overwrite: bool) -> Path:

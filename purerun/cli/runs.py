@@ -16,7 +16,6 @@ from purerun.cli.values import Place, PlaceIfAny, whole
 from purerun.cli.weights import Renames, Strict, chosen, here, tabled
 
 if TYPE_CHECKING:
-    from purerun.recipe import Recipe
     from purerun.state import State
 
 Settings = Annotated[list[str] | None, Parameter(name="--set", negative="")]
@@ -78,7 +77,7 @@ def train(
         return code
     tell(f"finished at {where}; everything is in {place}")
     if rank == 0:
-        _print(_result(ended.state, value))
+        _print(_result(ended.state))
     return DONE
 
 
@@ -102,15 +101,16 @@ def judge(
         settings: PATH=VALUE: change a value of the recipe. Can be repeated.
         device: cpu, cuda, ...; short for --set device=D.
     """
-    from purerun.checkpoint import encoded, load
+    from purerun.checkpoint import load
+    from purerun.population import members, spread
     from purerun.recipe import load as load_recipe
     from purerun.recipe import override
     from purerun.recipe import test as test_recipe
 
     value = override(load_recipe(recipe), [*(settings or ()), *_short("device", device)])
     state = load(checkpoint or work_dir or default_directory(recipe))
-    scores = {name: encoded(float(score)) for name, score in test_recipe(value, state).items()}
-    _print({"mode": "test", **_counters(state), **scores})
+    scores = spread(test_recipe(value, state), members(state))
+    _print({"mode": "test", **_counters(state), **_encoded(scores)})
 
 
 def default_directory(recipe: Path) -> Path:
@@ -126,14 +126,18 @@ def _short(name: str, value: object) -> tuple[str, ...]:
     return () if value is None else (f"{name}={value}",)
 
 
-def _result(state: State, recipe: Recipe) -> dict[str, Any]:
-    from purerun.checkpoint import encoded
+def _result(state: State) -> dict[str, Any]:
+    from purerun.hooks.scores import judged
     from purerun.identity import digest
 
-    # A run that had nothing to do has judged nothing.
-    made = [name for name in recipe.metrics if name in state["scores"].names()]
-    scores = {name: encoded(float(state["scores", name])) for name in made}
-    return {"mode": "val" if scores else "train", **_counters(state), **scores, "digest": digest(state)}
+    scores = judged(state)
+    return {"mode": "val" if scores else "train", **_counters(state), **_encoded(scores), "digest": digest(state)}
+
+
+def _encoded(scores: Mapping[str, Any]) -> dict[str, Any]:
+    from purerun.checkpoint import encoded
+
+    return {name: encoded(float(score)) for name, score in scores.items()}
 
 
 def _counters(state: State) -> dict[str, int]:

@@ -23,6 +23,7 @@ from purerun.doctor.short import smaller
 from purerun.doctor.sources import examine_source
 from purerun.doctor.stages import copied
 from purerun.hooks import Validate
+from purerun.metrics import Each
 from purerun.recipe import Recipe, RecipeError
 from purerun.state import State
 from purerun.train import TrainStep
@@ -110,7 +111,8 @@ class Course:
                 yield Examined(part, "", skipped="there are too few samples to merge parts of")
             else:
                 checked = f"merged from {len(batches)} small batches"
-                yield examined(part, checked, partial(examine_metric, part, metric, batches))
+                own = metric.metric if isinstance(metric, Each) else metric  # the outputs are those of one model
+                yield examined(part, checked, partial(examine_metric, part, own, batches))
 
     def _hooks(self, module: nn.Module) -> Iterator[Examined]:
         hooks = self._recipe.train_loop(module).hooks

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Collection
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import attrs
@@ -19,6 +21,7 @@ from purerun.data.nest import cut
 from purerun.history.replay import replay
 from purerun.history.stretches import fitted, stretches
 from purerun.history.timeline import timeline
+from purerun.population import members, spread, unstack
 from purerun.random import Key, keyed_everywhere
 from purerun.recipe import Recipe
 from purerun.recipe.run import threads
@@ -63,7 +66,8 @@ def why(run: str | Path, recipe: Recipe, iter: int) -> Iteration:
     """List the samples of an iteration with their losses, recomputed at the state before it.
 
     The batch is exactly the one that was trained on, augmentation included.  The loss of a
-    sample alone is computed in evaluation mode: without dropout, with running statistics.
+    sample alone is computed in evaluation mode: without dropout, with running statistics.  Of a population it is
+    the mean over its members.
 
     Args:
         run: its directory.
@@ -98,9 +102,8 @@ def why(run: str | Path, recipe: Recipe, iter: int) -> Iteration:
         losses, trouble = _alone(value, before, batch, count)
     rows = zip(indices or [None] * count, losses or [None] * count, strict=True)
     samples = [Sample(start + place, index, loss) for place, (index, loss) in enumerate(rows)]
-    report = {
-        name: leaf.item() for name, leaf in after["metrics"].items() if isinstance(leaf, Tensor) and not leaf.ndim
-    }
+    told = spread(after["metrics"], members(after))
+    report = {name: leaf.item() for name, leaf in told.items() if isinstance(leaf, Tensor) and not leaf.ndim}
     return Iteration(iter, epoch, report, tuple(sorted(samples, key=_by_loss)), trouble)
 
 
@@ -136,20 +139,17 @@ def _alone(recipe: Recipe, state: State, batch: Any, count: int) -> tuple[list[f
         return None, f"the batch holds {_batch.size(batch)} entries for {count} samples"
     module = recipe.module()
     binding, step = Binding(module), recipe.train_step(module)
-    params = {name: lazy_clone(state["params", name]) for name in binding.params}
-    for name in step.trained:
-        params[name].requires_grad_()
+    runs = unstack(state) if members(state) else (state,)
     try:
-        return [
-            _loss(recipe, binding, state, params, _batch.move(cut(batch, place, place + 1), step.device))
-            for place in range(count)
-        ], ""
+        parts = [_batch.move(cut(batch, place, place + 1), step.device) for place in range(count)]
+        return [fmean(_loss(recipe, binding, run, step.trained, part) for run in runs) for part in parts], ""
     # Whatever the code of a recipe raises when it is given one sample.
     except Exception as error:  # noqa: BLE001
         return None, f"the loss cannot take one sample alone ({type(error).__name__}: {_first_line(error)})"
 
 
-def _loss(recipe: Recipe, binding: Binding, state: State, params: dict[str, Tensor], batch: Any) -> float:
+def _loss(recipe: Recipe, binding: Binding, state: State, trained: Collection[str], batch: Any) -> float:
+    params = {name: lazy_clone(state["params", name]).requires_grad_(name in trained) for name in binding.params}
     buffers = {name: lazy_clone(state["buffers", name]) for name in binding.buffers}
     key = Key.of(int(state["seed"]), "step", int(state["iter"]))
     with keyed_everywhere(key), torch.enable_grad(), binding(params, buffers, training=False) as model:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from purerun.population import members, spread
 from purerun.state import State, peek
 
 COUNTER = "iter"
@@ -35,7 +36,7 @@ def grouped(scores: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def judged(state: State) -> dict[str, float]:
-    """Read the scores of the validations that judged this very state: name -> value.
+    """Read the scores of the validations that judged this very state: name -> value, `name[0]` for the first member.
 
     >>> from purerun.testing import counted
     >>> scores = {"iter": torch.tensor(7), "acc": torch.tensor(0.5)}
@@ -43,7 +44,7 @@ def judged(state: State) -> dict[str, float]:
     ({'acc': 0.5}, {})
     """
     tree = peek(state)
-    scores = peek(tree["scores"]) if "scores" in tree and "iter" in tree else {}
+    scores = spread(peek(tree["scores"]), members(state)) if "scores" in tree and "iter" in tree else {}
     now = [
         names for counter, names in grouped(scores).items() if counter and torch.equal(scores[counter], tree["iter"])
     ]

@@ -9,7 +9,7 @@ import attrs
 from torch import nn
 
 from purerun import program
-from purerun.grad import LossFunction
+from purerun.grad import Engine, LossFunction
 from purerun.initial import Rule
 from purerun.optim import Optimizer
 from purerun.recipe import valid
@@ -17,7 +17,7 @@ from purerun.recipe.error import RecipeError, said
 from purerun.schedule import Schedule
 from purerun.step import Step
 from purerun.train import TrainStep
-from purerun.wrappers import Precision, Wrapper, wrap
+from purerun.wrappers import Precision, Vmap, Wrapper, wrap
 
 
 def schedules(given: Schedule | list[Schedule] | tuple[Schedule, ...]) -> tuple[Schedule, ...]:
@@ -37,6 +37,7 @@ class Part:
         wrappers: what stands around the step, inner first.
         unused: "raise", or "zero" to take the gradient of an unused parameter as zero.
         nonfinite: "raise" when a loss is NaN or infinite, or "allow".
+        engine: "autograd", or "func" for `pr.Vmap` to map over.
 
     Raises:
         TypeError: a field is of another kind.
@@ -56,11 +57,17 @@ class Part:
     )
     unused: Literal["raise", "zero"] = "raise"
     nonfinite: Literal["raise", "allow"] = "raise"
+    engine: Engine = "autograd"
 
     @property
     def precision(self) -> Precision | None:
         """The autocast that its loss is computed under, if any."""
         return next((each for each in self.wrappers if isinstance(each, Precision)), None)
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether it trains a population."""
+        return any(isinstance(each, Vmap) for each in self.wrappers)
 
     def step(self, module: nn.Module, name: str = "", *, init: Sequence[Rule] = ()) -> Step:
         """Make the step, with its wrappers around it.
@@ -84,6 +91,7 @@ class Part:
                 params=self.params,
                 unused=self.unused,
                 nonfinite=self.nonfinite,
+                engine=self.engine,
             )
             return wrap(step, *self.wrappers)
         except (ValueError, TypeError) as error:

@@ -13,9 +13,9 @@ from purerun import program
 from purerun.checkpoint import Best, bests
 from purerun.data import Source, as_loader
 from purerun.evaluate import ValStep, first_entry
-from purerun.grad import LossFunction
+from purerun.grad import Engine, LossFunction
 from purerun.hooks import Hook, Validate, When, every
-from purerun.initial import Rule
+from purerun.initial import Fresh, Rule
 from purerun.loop import TrainLoop, ValLoop
 from purerun.metrics import Metric
 from purerun.optim import Optimizer
@@ -75,7 +75,8 @@ class Recipe:
         params: which parameters are trained: one or several glob patterns.
         unused: "raise", or "zero" to take the gradient of an unused parameter as zero.
         nonfinite: "raise" when a loss is NaN or infinite, or "allow".
-        steps: name -> `pr.Part`, for several steps; each says for itself what `loss` to `nonfinite` say for one.
+        engine: "autograd", or "func" for `pr.Vmap` to map over; each member is then the run with its seed.
+        steps: name -> `pr.Part`, for several steps; each says for itself what `loss` to `engine` say for one.
         alternate: `alternate(steps, state, batch)` -> state, which calls the steps by their names; None for one after
             the other.
         epochs: stop after so many; either this or `iters`.
@@ -131,6 +132,7 @@ class Recipe:
     params: str | tuple[str, ...] = "*"
     unused: Literal["raise", "zero"] = "raise"
     nonfinite: Literal["raise", "allow"] = "raise"
+    engine: Engine = "autograd"
     steps: Mapping[str, Part] = attrs.field(
         factory=dict, converter=dict, validator=[valid.each(Part, "pr.Part(loss=..., optimizer=...)"), _names]
     )
@@ -275,7 +277,9 @@ class Recipe:
             InitialError: a rule matches nothing, or something that it cannot fill.
             CheckpointError: weights that a rule takes from a file cannot be read.
         """
-        return self._learner(module, self.init_rules).init(self.seed)
+        # Each member of a sweep begins as a run with its seed does.
+        own = (Fresh(self.model),) if any(part.sweeps for part in self.parts.values()) else ()
+        return self._learner(module, (*own, *self.init_rules)).init(self.seed)
 
     def ended(self, state: State) -> bool:
         """Say whether a state is one of the run's end."""

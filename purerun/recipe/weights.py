@@ -13,7 +13,9 @@ from torch import nn
 from purerun.checkpoint import is_url, load_weights
 from purerun.checkpoint.place import local
 from purerun.identity import digest
+from purerun.population import members, unstack
 from purerun.recipe.alternation import Learner
+from purerun.recipe.error import RecipeError
 from purerun.recipe.recipe import Recipe
 from purerun.recipe.start import Start
 from purerun.state import State, StateError, leaves
@@ -60,11 +62,18 @@ def anew(recipe: Recipe, step: Learner, module: nn.Module, *, weights: Weights |
     Raises:
         CheckpointError: the file cannot be read.
         WeightsDiffer: it has other weights than this model.
+        RecipeError: the recipe is a sweep, and only what fits is asked for.
     """
     state = recipe.init(module)
     if weights is None:
         return Start(state)
-    found, fit = load_weights(state, weights.path, strict=weights.strict, rename=weights.rename, weights=weights.entry)
+    if members(state) and not weights.strict:
+        raise RecipeError(
+            "expected weights that are the model's exactly for a sweep, got strict=False, which would begin all "
+            "members with the same others; take them by a rule, with init=[pr.checkpoint.Pretrained(...)] in the recipe"
+        )
+    like = unstack(state)[0] if members(state) else state
+    found, fit = load_weights(like, weights.path, strict=weights.strict, rename=weights.rename, weights=weights.entry)
     # Through the module, so that whatever a step or a wrapper makes of its first weights is made of these.
     with torch.no_grad():
         for part, own in (("params", module.named_parameters()), ("buffers", module.named_buffers())):

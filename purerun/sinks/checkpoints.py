@@ -40,6 +40,7 @@ from purerun.checkpoint.manifest import MANIFEST
 from purerun.checkpoint.retention import scores_of
 from purerun.hooks.scores import grouped, judged
 from purerun.loan import collect
+from purerun.population import members, spread
 from purerun.sinks.desk import Desk, SinkError, Watcher, belongs
 from purerun.sinks.due import Due, due
 from purerun.sinks.job import Job
@@ -163,12 +164,17 @@ class _Saving(Watcher):
 
     def _check(self, state: State) -> None:
         self._fresh = False
-        scores = peek(state["scores"]) if "scores" in state.names() else {}
+        scores = spread(peek(state["scores"]), members(state)) if "scores" in state.names() else {}
         known, self._counters = list(scores), tuple(counter for counter in grouped(scores) if counter)
         for each in self._sink.best:
             if each.metric not in known:
                 raise SinkError(f"expected best to be among the scores of this run, {known}, got {each.metric!r}")
         weights = ["params", *averages(state)]
+        if self._sink.publish and members(state):
+            raise SinkError(
+                f"expected a single run to publish weights of, got a population of {members(state)}; leave publish "
+                "out, and write those of one member: purerun export RUN OUT --member 0"
+            )
         if self._sink.publish and self._sink.publish not in weights:
             raise SinkError(
                 f"expected publish to be among the weights of this run, {weights}, got {self._sink.publish!r}"

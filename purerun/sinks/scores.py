@@ -47,7 +47,7 @@ class Scores:
             scores: the entry of the state.
             iter: the iteration that it is of.
         """
-        scores = spread(scores, self.members) if self.members else scores
+        scores = spread(scores, self.members)
         if self._groups is None:
             self._groups = grouped(scores)
         news: tuple[Judged, ...] = ()
