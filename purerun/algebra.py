@@ -206,7 +206,9 @@ def _renamed(name: str, names: Mapping[str, str]) -> str:
 def _told(value: Any, told: Mapping[str, str]) -> Any:
     if isinstance(value, Tensor):
         return value
-    return {told.get(name, name): _told(inner, told) for name, inner in value.items()}
+    # Counters and shares of the optimizer have names of their own, which may be those of weights.
+    by_weight = told.keys() >= set(value.keys()) and all(isinstance(inner, Tensor) for inner in value.values())
+    return {told[name] if by_weight else name: _told(inner, told) for name, inner in value.items()}
 
 
 def _nested(flat: Mapping[tuple[str, ...], Tensor]) -> Draft:

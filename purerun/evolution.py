@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from purerun.population import SEEDS, Path, choose, members
 from purerun.random import Key
 from purerun.state import Draft, State, StateError, leaves
+
+_RANGES = {"dropout": (0.0, 1.0)}
 
 
 def evolve(
@@ -20,11 +23,13 @@ def evolve(
     hyper: Sequence[str] = ("lr",),
     share: float = 0.25,
     factors: Sequence[float] = (0.8, 1.25),
+    within: Mapping[str, tuple[float, float]] | None = None,
 ) -> State:
     """Make the next generation of population-based training (Jaderberg et al., 2017), by truncation selection.
 
     The worst members become copies of the best (exploit), with hyper-parameters that are moved by a factor
-    drawn at random (explore).  Chance stays with the place: a copy draws other masks than its model.
+    drawn at random (explore).  Chance stays with the place: with seeds of their own (`pr.Vmap(seeds="own")`), a copy
+    draws other masks than its model.
 
     Args:
         state: a population.
@@ -33,6 +38,7 @@ def evolve(
         hyper: which hyper-parameters are explored.
         share: how many of the members are replaced, rounded down; at most a half.
         factors: what one of is drawn for each copy and hyper-parameter.
+        within: the least and the largest value that exploring gives some hyper-parameters; `dropout` stays in [0, 1].
 
     Raises:
         StateError: the state is no population, or has no such hyper-parameter.
@@ -54,16 +60,25 @@ def evolve(
     replaced = int(count * share)
     copies = dict(zip(ranked[count - replaced :], ranked[:replaced], strict=True))
     after = choose(state, [copies.get(place, place) for place in range(count)])
-    moved = {path: _explored(after, path, copies, key, factors) for path in _paths(state, hyper)}
+    ranges = {**_RANGES, **(within or {})}
+    moved = {path: _explored(after, path, copies, key, factors, ranges) for path in _paths(state, hyper)}
     return after.replace({SEEDS: state[SEEDS], "hyper": _nested(moved)})
 
 
-def _explored(state: State, path: Path, copies: Mapping[int, int], key: Key, factors: Sequence[float]) -> Tensor:
+def _explored(
+    state: State,
+    path: Path,
+    copies: Mapping[int, int],
+    key: Key,
+    factors: Sequence[float],
+    ranges: Mapping[str, tuple[float, float]],
+) -> Tensor:
     leaf = state[("hyper", *path)].clone()
     chance = key.fold_in("explore", *path).generator()
     drawn = torch.randint(len(factors), (len(leaf),), generator=chance, device="cpu").tolist()
+    low, high = ranges.get(".".join(path)) or ranges.get(path[-1], (-math.inf, math.inf))
     for place in copies:
-        leaf[place] *= factors[drawn[place]]
+        leaf[place] = min(max(leaf[place].item() * factors[drawn[place]], low), high)
     return leaf
 
 

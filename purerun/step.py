@@ -13,7 +13,7 @@ import traceback
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,10 @@ class Step(ABC):
     def chance(self, draft: Draft, how: Pass = WHOLE) -> AbstractContextManager[None]:
         """Let torch's generators stand where the chance of an iteration comes from, for who runs a traced program."""
         return keyed(self.key(draft, how))
+
+    def forward(self, draft: Draft) -> AbstractContextManager[Any]:
+        """Make the `with` block in which wrappers run the model, for who runs it outside of `read`."""
+        return nullcontext()
 
     @property
     @abstractmethod

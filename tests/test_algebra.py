@@ -149,6 +149,52 @@ def test_names_of_other_things_stay():
     assert ["lr"] == list(renamed["hyper"].names())
 
 
+class Odd(nn.Module):
+    """A model whose parameters are called as what wrappers and optimizers keep."""
+
+    NAMES = ("weight", "count", "scale", "step", "total", "rest")
+
+    def __init__(self, prefix: str = "") -> None:
+        super().__init__()
+        self.own = nn.ParameterDict({f"{prefix}{name}": torch.ones(3) for name in self.NAMES})
+        for name in self.NAMES:  # at the root, where names have no dots
+            self.register_parameter(f"{prefix}{name}", nn.Parameter(torch.ones(3)))
+
+    def forward(self, x):
+        return sum((param * x).square().mean() for param in self.parameters())
+
+
+_SPLIT = pr.optim.split(scale=("*scale", pr.optim.AdamW(lr=0.1)), rest=pr.optim.Adam(lr=0.1))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "wrappers"),
+    [
+        (_SPLIT, ()),
+        (pr.optim.SGD(lr=0.1, momentum=0.9), (pr.Accumulate(2),)),
+        (pr.optim.SGD(lr=0.1, momentum=0.9), (pr.EMA(0.9), pr.SkipNonFinite())),
+        (pr.optim.Adam(lr=0.1), (pr.Precision("float16"), pr.Accumulate(2))),
+        (pr.optim.Adam(lr=0.1), (pr.Microbatch(2, on_oom="halve"), pr.SWA())),
+    ],
+    ids=["split", "window", "average", "scale", "parts"],
+)
+def test_a_renamed_state_goes_on_as_the_renamed_model_does(optimizer, wrappers):
+    """Only what is kept by weight is renamed, whatever weights are called."""
+
+    def make(prefix):
+        step = pr.TrainStep(Odd(prefix), lambda model, x: model(x), optimizer)
+        return pr.wrap(step, *wrappers)
+
+    names = {name: f"new_{name}" for name in Odd.NAMES} | {f"own.{name}": f"own.new_{name}" for name in Odd.NAMES}
+    old, new = make(""), make("new_")
+    x = torch.linspace(-1, 1, 12).view(4, 3)
+    state = old(old.init(), x)
+    renamed = algebra.rename(state, names)
+    later = new(new(new.adopt(renamed), x), x)
+
+    assert pr.digest(later) == pr.digest(new.adopt(algebra.rename(old(old(state, x), x), names)))
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

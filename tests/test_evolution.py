@@ -70,6 +70,22 @@ def test_the_worst_become_the_best_and_explore():
         assert pr.digest(pr.unstack(state)[place]) == pr.digest(pr.unstack(after)[place])
 
 
+def test_what_is_explored_stays_within_its_range():
+    """A dropout probability is one, and any other has the range that is asked for."""
+    step = pr.TrainStep(
+        nn.Sequential(nn.Dropout(), nn.Linear(2, 1)), lambda m, x: m(x).mean(), pr.optim.SGD(), engine="func"
+    )
+    sweep = pr.wrap(step, pr.Dropout(), pr.Vmap(4, hyper={"dropout": [0.9, 0.9, 0.9, 0.9], "lr": [1.0, 1.0, 1.0, 1.0]}))
+    state = pr.evolve(
+        sweep.init(), torch.arange(4.0), pr.Key.of(0), hyper=["dropout", "lr"], share=0.5, factors=[4.0],
+        within={"lr": (0.1, 2.0)},
+    )  # fmt: skip
+
+    assert [1.0, 1.0, 0.9, 0.9] == state["hyper", "dropout"].tolist()
+    assert [2.0, 2.0, 1.0, 1.0] == state["hyper", "lr"].tolist()
+    assert sweep(state, torch.ones(4, 2))["metrics", "loss"].isfinite().all()
+
+
 def test_what_does_not_fit_is_refused():
     """Scores of another number, a share of more than a half, an unknown hyper-parameter, a single run."""
     sweep, state = population([0.1, 0.2])

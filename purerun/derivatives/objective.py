@@ -24,7 +24,8 @@ def loss_at(step: Step, state: State, batch: Any, *, training: bool = False) -> 
     made from.  Nothing is updated.  See `unroll`.
 
     Args:
-        step: a training step, or one with wrappers around it.
+        step: a training step, or one with wrappers around it; the model is run as they say (autocast, dropout), on the
+            whole batch.
         state: the state.
         batch: what the loss is of.
         training: run the model in training mode, under the key of the state's iteration; else in evaluation mode.
@@ -44,7 +45,7 @@ def loss_at(step: Step, state: State, batch: Any, *, training: bool = False) -> 
     def total(trained: Mapping[str, Tensor]) -> Tensor:
         # Cloned inside: a transform does not allow writes into what it captured.
         buffers = {name: buffer.clone() for name, buffer in draft["buffers"].items()}
-        with inner.binding({**draft["params"], **trained}, buffers, training=training) as model:
+        with inner.binding({**draft["params"], **trained}, buffers, training=training) as model, step.forward(draft):
             return reduce(inner.loss(model, batch), batch)[0]
 
     with step.chance(draft):

@@ -53,8 +53,9 @@ def per_sample(step: Step, state: State, batch: Any, *, chunk: int | None = None
     """
     if not step.mappable:
         raise ValueError(
-            "expected a step that can be mapped over samples, got one with engine='autograd', with a sweep or with "
-            "Compile in it; make it with TrainStep(..., engine='func')"
+            "expected a step that can be mapped over samples, got one with engine='autograd', or with a wrapper that "
+            "cannot be (a sweep, Compile, DataParallel, a loss scale, ...); take TrainStep(..., engine='func'), "
+            "and leave such wrappers out"
         )
     draft = opened(state)
     _refuse_mixing(step, draft)

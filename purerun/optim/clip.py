@@ -12,6 +12,7 @@ from torch.nn.utils import get_total_norm
 from purerun.optim.optimizer import Hyper, Params, Slots, flag, number
 from purerun.optim.tracing import cast
 from purerun.optim.transform import Applied, Transform
+from purerun.valid import several
 
 
 @attrs.frozen
@@ -113,7 +114,7 @@ class ClipAdaptive(Transform):
 
     clipping: float = number(0.01, check=lambda value: value > 0)
     eps: float = number(1e-3, check=lambda value: value > 0)
-    skip: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    skip: tuple[str, ...] = attrs.field(default=(), converter=several)
 
     def apply(self, params: Params, grads: Params, slots: Slots, hyper: Hyper, *, traced: bool) -> Applied:
         """Scale the gradients of the units."""

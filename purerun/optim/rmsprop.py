@@ -20,6 +20,7 @@ from purerun.optim.optimizer import (
     counter,
     flag,
     number,
+    numbers,
     pick,
     zeros,
 )
@@ -34,12 +35,12 @@ class RMSprop(Optimizer):
         alpha: how much of the running mean of squares is kept.
         eps: what keeps the denominator from 0.
         weight_decay: L2 penalty, added to the gradient.
-        momentum: how much of the last direction is kept; 0 makes no slot.
+        momentum: how much of the last direction is kept; 0 makes no slot and no hyper-parameter of it.
         centered: divide by the variance instead of the mean of squares (Graves, arXiv:1308.0850).
         maximize: climb instead of descend.
 
     >>> RMSprop(centered=True).hyper()
-    {'lr': 0.01, 'alpha': 0.99, 'eps': 1e-08, 'weight_decay': 0.0, 'momentum': 0.0}
+    {'lr': 0.01, 'alpha': 0.99, 'eps': 1e-08, 'weight_decay': 0.0}
     """
 
     lr: float = number(1e-2)
@@ -49,6 +50,10 @@ class RMSprop(Optimizer):
     momentum: float = number(0.0)
     centered: bool = flag()
     maximize: bool = flag()
+
+    def hyper(self) -> dict[str, float]:
+        """List the hyper-parameters: without momentum, only what has an effect."""
+        return {name: value for name, value in numbers(self).items() if self.momentum or name != "momentum"}
 
     def init(self, params: Params) -> Slots:
         """Make the running means, the momentum and the counter."""

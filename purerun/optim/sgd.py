@@ -25,6 +25,7 @@ from purerun.optim.optimizer import (
     TracedBuckets,
     flag,
     number,
+    numbers,
     pick,
     zeros,
 )
@@ -36,8 +37,8 @@ class SGD(Optimizer):
 
     Attributes:
         lr: learning rate.
-        momentum: how much of the last direction is kept; 0 makes no slot, so a momentum that
-            is to change from 0 later starts at a small number instead.
+        momentum: how much of the last direction is kept; 0 makes no slot and no hyper-parameter of it, so a
+            momentum that is to change from 0 later, or is swept over, starts at a small number instead.
         dampening: how much less of the gradient enters the momentum.
         weight_decay: L2 penalty, added to the gradient.
         nesterov: look ahead along the momentum.
@@ -57,6 +58,11 @@ class SGD(Optimizer):
     def __attrs_post_init__(self) -> None:
         if self.nesterov and (self.momentum <= 0 or self.dampening != 0):
             raise ValueError("expected momentum > 0 and dampening == 0 with nesterov=True; change one of the three")
+
+    def hyper(self) -> dict[str, float]:
+        """List the hyper-parameters: without momentum, only what has an effect."""
+        without = () if self.momentum else ("momentum", "dampening")
+        return {name: value for name, value in numbers(self).items() if name not in without}
 
     def init(self, params: Params) -> Slots:
         """Make the momentum, and the counter of its steps (the first takes the gradient undamped)."""
@@ -85,6 +91,7 @@ class SGD(Optimizer):
                 # As torch's: without momentum the buffers rest.
                 pick(buffers, names) if buffers and hyper["momentum"] else [],
             )
+            momentum, dampening = (hyper["momentum"], hyper["dampening"]) if buffers else (0.0, 0.0)
             moved = moved or bool(tensors[2])
             if _misread(tensors[0][0]):
                 self._single(*tensors, hyper, first=first)
@@ -94,9 +101,9 @@ class SGD(Optimizer):
                 torch._fused_sgd_(
                     *laid,
                     weight_decay=hyper["weight_decay"],
-                    momentum=hyper["momentum"] if buffers else 0.0,
+                    momentum=momentum,
                     lr=hyper["lr"],
-                    dampening=hyper["dampening"],
+                    dampening=dampening,
                     nesterov=self.nesterov,
                     maximize=self.maximize,
                     is_first_step=first,
@@ -128,7 +135,7 @@ class SGD(Optimizer):
             weight_decay=hyper["weight_decay"],
             momentum=hyper["momentum"] if buffers else 0.0,
             lr=hyper["lr"],
-            dampening=hyper["dampening"],
+            dampening=hyper["dampening"] if buffers else 0.0,
             nesterov=self.nesterov,
             maximize=self.maximize,
         )
@@ -184,10 +191,12 @@ def _misread(param: Tensor) -> bool:
 
 def _ready(hyper: Hyper, like: Tensor) -> Hyper:
     """Work out the numbers of an update in the dtype and on the device of its parameters."""
+    plain = {"weight_decay": tracing.cast(hyper["weight_decay"], like), "down": tracing.cast(-hyper["lr"], like)}
+    if "momentum" not in hyper:
+        return plain
     return {
-        "weight_decay": tracing.cast(hyper["weight_decay"], like),
+        **plain,
         "momentum": tracing.cast(hyper["momentum"], like),
         "moves": tracing.settled(hyper["momentum"] != 0),
         "undamped": tracing.cast(1 - hyper["dampening"], like),
-        "down": tracing.cast(-hyper["lr"], like),
     }

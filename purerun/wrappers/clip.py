@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 import attrs
 import torch
 from torch import Tensor
@@ -63,6 +65,16 @@ class Clip(Wrapper):
             if not isinstance(pattern, str):
                 raise refuse(self, "skip", "glob patterns of names", pattern)
         _ = self.transform  # has bounds of its own
+
+    def check(self, step: Step) -> None:
+        """Refuse a pattern that leaves nothing alone.
+
+        Raises:
+            ValueError: it matches no parameter.
+        """
+        for pattern in self.skip:
+            if not any(fnmatchcase(name, pattern) for name in step.trained):
+                raise refuse(self, "skip", f"patterns of the names {list(step.trained[:8])}", pattern)
 
     @property
     def kind(self) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import attrs
@@ -56,6 +57,11 @@ class _Dropping(Wrapped):
         self._leaves(draft)[NAME] = torch.tensor(float(self.wrapper.p), dtype=torch.float64, device="cpu")
         return draft
 
+    @contextmanager
+    def forward(self, draft: Draft) -> Iterator[None]:
+        with _Rate(self._leaves(draft)[NAME]), self.step.forward(draft):
+            yield
+
     def read(self, draft: Draft, batch: Any, how: Pass = WHOLE) -> Grads:
         with _Rate(self._leaves(draft)[NAME]):
             return self.step.read(draft, batch, how)
@@ -92,7 +98,8 @@ class _Rate(TorchFunctionMode):
             return func(x, p=self._rate.item(), training=True, inplace=given.get("inplace", False))
         keep = 1 - self._rate
         # Who keeps nothing has zeros to divide.
-        return x * (_kept(_NOISE[func](x), keep) / torch.where(keep > 0, keep, 1.0).to(x))
+        # The derivative is that at the masks which were drawn.
+        return x * (_kept(_NOISE[func](x), keep.detach()) / torch.where(keep > 0, keep, 1.0).to(x))
 
 
 def _features(dims: int) -> Callable[[Tensor], Tensor]:

@@ -14,7 +14,7 @@ from purerun.batch import BatchError
 from purerun.data.place import share
 from purerun.data.shards import Shards, Share
 from purerun.grad import Grads, Pass
-from purerun.state import Draft, lazy_clone
+from purerun.state import Draft, StateError, lazy_clone
 from purerun.step import Step
 from purerun.valid import one_of, whole
 from purerun.wrappers.exchange import Round, exchanged
@@ -68,6 +68,10 @@ class DataParallel(Wrapper):
         """Where the other shards' buffers live."""
         return "shards" if self.buffers == "shard" else ""
 
+    def mappable(self, step: Step) -> bool:
+        """Say that this cannot be mapped over: what goes to other processes are plain bytes."""
+        return False
+
     def memory(self, step: Step, draft: Draft) -> Draft:
         """Give each shard but the first, whose buffers are the state's, buffers of its own: shape [shards - 1, ...]."""
         return {
@@ -84,7 +88,16 @@ class DataParallel(Wrapper):
         return Share(self._shares()[processes.rank()], self.shards)
 
     def read(self, step: Step, draft: Draft, batch: Any, how: Pass) -> Grads:
-        """Compute the gradients of the whole batch, of which this process reads its shards."""
+        """Compute the gradients of the whole batch, of which this process reads its shards.
+
+        Raises:
+            StateError: inside of a transform of torch.func.
+        """
+        if torch._C._functorch.maybe_current_level() is not None:
+            raise StateError(
+                "expected no transform of torch.func around a step with DataParallel, whose shards are sent as plain "
+                "bytes; map over and differentiate through the step inside of it"
+            )
         read = self._cut(batch, self.share(step))
         busy = min(self.shards, read.samples)
         shares, each = self._shares(), self.buffers == "shard"

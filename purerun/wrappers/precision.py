@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Literal
 
 import attrs
@@ -108,6 +109,12 @@ class Precision(Wrapper):
         torch.bfloat16
         """
         return torch.autocast(device.type, self._dtype)
+
+    @contextmanager
+    def forward(self, step: Step, draft: Draft) -> Iterator[None]:
+        """Run the model under autocast."""
+        with step.forward(draft), self.around(step.device):
+            yield
 
     def read(self, step: Step, draft: Draft, batch: Any, how: Pass) -> Grads:
         """Read under autocast, with the loss scaled and the gradients not."""

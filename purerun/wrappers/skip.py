@@ -27,8 +27,8 @@ class SkipNonFinite(Wrapper):
 
     A loss that is not finite makes its gradients NaN, so that a window that it falls into is left out, too.
 
-    On an accelerator nothing waits for the device: each tensor is chosen there, and whether to stop is asked
-    every `limit` iterations only.
+    On an accelerator each tensor is chosen there, and whether to stop is asked every `limit` iterations only.  What
+    waits for the device is what counts on the host inside of this wrapper: windows, averages, SGD's momentum.
 
     Attributes:
         limit: so many in a row are an error; it comes before anything is written.
@@ -89,8 +89,9 @@ class SkipNonFinite(Wrapper):
         counts = draft[self.slot]
         counts["total"] = counts["total"] + bad
         counts["row"] = (counts["row"] + 1) * bad
-        # For an accelerator, which is asked late: the row may be over by then.
-        counts["longest"] = torch.maximum(counts["longest"], counts["row"])
+        # Since the last look, for an accelerator, which is asked late: the row may be over by then.
+        looked = decides(bad) or self._looks(draft)
+        counts["longest"] = counts["row"].clone() if looked else torch.maximum(counts["longest"], counts["row"])
 
     def note(self, step: Step, draft: Draft, grads: Grads) -> None:
         """Report the counts."""
@@ -101,7 +102,7 @@ class SkipNonFinite(Wrapper):
 
     def _stop(self, counts: Draft, bad: Tensor, read: Grads) -> None:
         now = (counts["row"] + 1) * bad
-        longest = int(torch.maximum(counts["longest"], now))
+        longest = int(now if decides(bad) else torch.maximum(counts["longest"], now))
         if longest >= self.limit:
             raise NonFiniteLoss(_said(read, longest))
 

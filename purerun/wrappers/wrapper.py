@@ -69,6 +69,10 @@ class Wrapper(ABC):
         """Stand around how the inner step's chance is set up, for who runs a traced program."""
         return step.chance(draft, how)
 
+    def forward(self, step: Step, draft: Draft) -> AbstractContextManager[Any]:
+        """Stand around the inner step's model, for who runs it outside of `read`."""
+        return step.forward(draft)
+
     def host(self, step: Step, draft: Draft) -> dict[str, Affine]:
         """Stand around what the inner update asks of the counters."""
         return step.host(draft)
@@ -193,6 +197,10 @@ class Wrapped(Step):
     def chance(self, draft: Draft, how: Pass = WHOLE) -> AbstractContextManager[None]:
         """Set chance up through the wrapper."""
         return self.wrapper.chance(self.step, draft, how)
+
+    def forward(self, draft: Draft) -> AbstractContextManager[Any]:
+        """Make the `with` block of the model, through the wrapper."""
+        return self.wrapper.forward(self.step, draft)
 
     @property
     def module(self) -> nn.Module:

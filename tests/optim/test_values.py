@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import purerun as pr
 from purerun.identity import read_bytes
 from purerun.optim import SGD, Adagrad, Adam, AdamW, Bucket, RMSprop, Torch
 from purerun.optim.optimizer import owned
@@ -242,7 +243,7 @@ def test_arguments_of_an_update_are_checked():
         sgd.update(params, {"w": torch.zeros(2), "b": torch.zeros(1)}, {})
     with pytest.raises(ValueError, match=r"got none such for \['b'\]"):
         sgd.update(params, {"w": torch.zeros(3)}, {})
-    with pytest.raises(KeyError, match=r"expected hyper-parameters among \['dampening', .*got \['beta'\]"):
+    with pytest.raises(KeyError, match=r"expected hyper-parameters among \['lr', .*got \['beta'\]"):
         sgd.update(params, params, {}, {"beta": 0.1})
 
 
@@ -317,3 +318,17 @@ def test_equals_the_generic_form(row):
     actual, _ = run(optimizer, params, grads, steps=6)
 
     assert torch.equal(expected["w"], actual["w"])
+
+
+@pytest.mark.parametrize("make", [SGD, RMSprop], ids=["SGD", "RMSprop"])
+def test_a_momentum_that_there_is_not_is_no_hyper_parameter(make):
+    """Nobody would read it: a sweep over it, a schedule of it or a change by hand is refused."""
+    assert "momentum" not in make(lr=0.1).hyper()
+    assert "momentum" in make(lr=0.1, momentum=0.5).hyper()
+    step = pr.TrainStep(torch.nn.Linear(2, 1), lambda model, x: model(x).mean(), make(lr=0.1), engine="func")
+    with pytest.raises(ValueError, match="which the step has, got 'momentum'"):
+        pr.wrap(step, pr.Vmap(2, hyper={"momentum": [0.9, 0.0]})).init()
+    with pytest.raises(pr.StateError, match="got 'momentum'"):
+        step.init().replace(hyper={"momentum": 0.9})
+    with pytest.raises(ValueError, match="'momentum'"):
+        attrs.evolve(step, schedule=[pr.schedule.Linear(0.1, 1.0, end=4, param="momentum")])

@@ -206,3 +206,13 @@ def test_an_accelerator_is_not_waited_for(clip):
 
     for name, param in expected["params"].items():
         torch.testing.assert_close(param, state["params", name].cpu(), rtol=1e-3, atol=1e-5)
+
+
+def test_what_is_left_alone_is_named_by_one_pattern_or_several():
+    """One text is one pattern, not its letters; a pattern that matches nothing is refused."""
+    for clip in (pr.Clip(adaptive=0.1, skip="head.*"), pr.optim.ClipAdaptive(0.1, skip="head.*")):
+        assert clip.skip == ("head.*",)
+    step = pr.TrainStep(nn.Linear(2, 1), lambda model, x: model(x).mean(), pr.optim.SGD(lr=0.1))
+    with pytest.raises(ValueError, match="skip"):
+        pr.wrap(step, pr.Clip(adaptive=0.1, skip="head.*"))
+    assert pr.wrap(step, pr.Clip(adaptive=0.1, skip="weight")).trained == step.trained

@@ -217,9 +217,26 @@ def test_a_row_that_is_over_when_an_accelerator_is_asked_still_counts():
             state = step(state, x)
 
 
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_a_row_that_is_over_and_was_allowed_stops_nobody_later(request, accelerator):
+    """A smaller limit is for the rows to come."""
+    if accelerator:
+        request.getfixturevalue("accelerated")
+    patient = make(limit=8)
+    state = patient.init()
+    for x in batches(8, [(place, NAN) for place in range(2, 7)]):
+        state = patient(state, x)
+    strict = make(limit=4)
+    state = strict.adopt(state)
+    for x in batches(8, [(place, NAN) for place in (1, 2, 5)]):
+        state = strict(state, x)
+
+    assert (8, 0) == tuple(int(state["skip", name]) for name in ("total", "row"))
+
+
 @pytest.mark.usefixtures("accelerated")
 def test_only_what_was_written_is_chosen(monkeypatch):
-    """The counters of the host, and parameters that are not trained, are left alone: choosing the first would wait."""
+    """Counters of the run, and parameters that are not trained, are left alone; the count of SGD is the update's."""
     chosen = []
     monkeypatch.setattr("purerun.wrappers.finite.choose", lambda bad, old, new: chosen.append(new) or new)
     step = make(limit=100, params="3.*")
@@ -320,7 +337,7 @@ def test_what_decides_for_one_run_is_not_mapped_over(wrapper):
 def test_an_accelerator_is_not_waited_for():
     """The same states as on the CPU but for rounding, and no step waits."""
     ours = network().cuda()
-    step, host = make("adamw", pr.EMA(0.5), limit=100, model=ours), make("adamw", pr.EMA(0.5), limit=100)
+    step, host = (pr.wrap(make("adamw", limit=100, model=each), pr.EMA(0.5)) for each in (ours, network()))
     state, expected = step.init(), host.init()
     for x in batches(12, BAD):
         expected = host(expected, x)
