@@ -97,11 +97,22 @@ def batches() -> list[Any]:
     return [{name: tensor[start : start + 16] for name, tensor in everything.items()} for start in (0, 16, 32)]
 
 
+def half_loss(model: nn.Module, batch: Any) -> Tensor:
+    """Compute the loss of a model in bfloat16."""
+    return nn.functional.cross_entropy(model(batch["x"].bfloat16()).float(), batch["y"])
+
+
 def step(
-    *wrappers: pr.Wrapper, optimizer: Any = SGD, loss: Any = mean_loss, norm: bool = True, name: str = ""
+    *wrappers: pr.Wrapper,
+    optimizer: Any = SGD,
+    loss: Any = mean_loss,
+    norm: bool = True,
+    half: bool = False,
+    name: str = "",
 ) -> pr.Step:
     """Make a step with wrappers."""
-    return pr.wrap(pr.TrainStep(net(norm), loss, optimizer, name=name), *wrappers)
+    model = net(norm).bfloat16() if half else net(norm)
+    return pr.wrap(pr.TrainStep(model, loss, optimizer, name=name), *wrappers)
 
 
 def everything(policy: str, optimizer: Any = ADAMW) -> pr.Step:
@@ -132,6 +143,10 @@ def cases() -> dict[str, tuple[pr.Step, Any]]:
         "averaged buffers": (step(four, pr.SWA(buffers="average")), loader()),
         "adaptive clip": (step(four, pr.Clip(adaptive=0.01)), loader()),
         "skip": (step(four, pr.SkipNonFinite()), loader()),
+        "clip by value": (step(four, pr.Clip(value=0.01)), loader()),
+        "annealed": (step(four, pr.AnnealedEMA(0.9, gamma=2), optimizer=ADAMW), loader()),
+        "masters": (step(pr.Masters(), four, loss=half_loss, half=True), loader()),
+        "halved": (step(pr.Microbatch(1, on_oom="halve"), four, norm=False), loader()),
         "remat": (step(pr.Remat("0"), four), loader()),
         "dropout": (step(pr.Dropout(0.3), four), loader()),
         **{f"everything, {policy}": (everything(policy), loader()) for policy in ("shard", "first", "mean")},
