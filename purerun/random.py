@@ -9,14 +9,19 @@ seeds and epochs have nothing in common.
 from __future__ import annotations
 
 import random as _python
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from types import CellType, CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import numpy as np
 import torch
 from torch import Tensor
+
+Stand: TypeAlias = tuple[Any, Any]
+"""Where Python's and numpy's generators stand."""
 
 _MASK = (1 << 64) - 1
 
@@ -120,6 +125,7 @@ class keyed_everywhere:
     """
 
     __slots__ = ("_key", "_numpy", "_python", "_still", "_torch")
+    _open = 0
 
     def __init__(self, key: Key) -> None:
         self._key = key
@@ -130,6 +136,7 @@ class keyed_everywhere:
         self._torch.__enter__()
         seed_everywhere(self._key)
         self._still = _python.getstate(), np.random.get_state()
+        keyed_everywhere._open += 1
         return self
 
     def drew(self) -> bool:
@@ -139,9 +146,39 @@ class keyed_everywhere:
         return python != _python.getstate() or places != here or not np.array_equal(words, now)
 
     def __exit__(self, *error: Any) -> None:
+        keyed_everywhere._open -= 1
         self._torch.__exit__(*error)
         np.random.set_state(self._numpy)
         _python.setstate(self._python)
+
+    @classmethod
+    def stand(cls) -> Stand | None:
+        """Say where the generators of numpy and Python stand; None outside of such blocks, where nobody draws."""
+        return (_python.getstate(), np.random.get_state()) if cls._open else None
+
+
+@contextmanager
+def again(stand: Stand | None) -> Iterator[None]:
+    """Let a block draw from numpy and Python what was drawn from a stand on; they go on afterwards as if it had not.
+
+    >>> with keyed_everywhere(Key.of(0)):
+    ...     stand, first = keyed_everywhere.stand(), np.random.rand()
+    ...     with again(stand):
+    ...         second = np.random.rand()
+    >>> first == second
+    True
+    """
+    if stand is None:
+        yield
+        return
+    now = _python.getstate(), np.random.get_state()
+    _python.setstate(stand[0])
+    np.random.set_state(stand[1])
+    try:
+        yield
+    finally:
+        _python.setstate(now[0])
+        np.random.set_state(now[1])
 
 
 def draws_elsewhere(function: Any) -> bool:

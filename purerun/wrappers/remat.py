@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from purerun.bind import ModelError
 from purerun.grad import Grads, Pass
+from purerun.random import again, keyed_everywhere
 from purerun.state import Draft, lazy_clone
 from purerun.step import Step
 from purerun.valid import several
@@ -104,6 +105,7 @@ def _rerunning(modules: list[nn.Module]) -> Iterator[None]:
 def _forgetting(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         before = [(place, key, lazy_clone(buffer)) for place, key, buffer in _buffers(module)]
+        stand = keyed_everywhere.stand()  # torch's own generators are `checkpoint`'s business
         runs = iter([forward])
 
         def once_more(*args: Any, **kwargs: Any) -> Any:
@@ -111,7 +113,7 @@ def _forgetting(module: nn.Module, forward: Callable[..., Any]) -> Callable[...,
             if first is not None:
                 return first(*args, **kwargs)
             # The second run must neither count in what buffers remember, nor see what they have learnt since.
-            with _showing(module, before):
+            with _showing(module, before), again(stand):
                 return forward(*args, **kwargs)
 
         return checkpoint(once_more, *args, use_reentrant=False, **kwargs)

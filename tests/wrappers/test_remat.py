@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -21,7 +24,21 @@ NESTED = Case(
         nn.Linear(6, 3),
     ),
 )
-CASES = [*(case for case in MODELS if len(list(case.module().children())) > 0), NESTED]
+
+
+class Elsewhere(nn.Module):
+    """A layer that draws from numpy and from Python, and multiplies by it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.inner(x) * torch.from_numpy(np.random.rand(*x.shape)).to(x) * random.random()
+
+
+DRAWING = Case("drawing", lambda: nn.Sequential(Elsewhere(), nn.Tanh(), Elsewhere(), nn.Linear(6, 3)))
+CASES = [*(case for case in MODELS if len(list(case.module().children())) > 0), NESTED, DRAWING]
 
 
 def steps(case, patterns="*"):
