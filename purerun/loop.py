@@ -109,7 +109,7 @@ class TrainLoop:
         hooks = tuple(hook.within(self.epochs, self.iters) for hook in self.hooks)
         if self._steps():
             state = fit(state, *self._steps())
-        if self._share() is not None:
+        if any(step.share is not None for step in self._steps()):
             _check_same(state)
         # At least one `replace`, so that the loop owns the state that it leases: if nobody else keeps
         # the one that was given, the first step need not copy it either.

@@ -137,7 +137,7 @@ class Step(ABC):
         """
         return True
 
-    def vet(self, grads: Grads) -> None:
+    def vet(self, draft: Draft, grads: Grads) -> None:
         """Refuse gradients that must not be written, before anything is."""
 
     def close(self, draft: Draft) -> bool:
@@ -258,7 +258,7 @@ class Step(ABC):
         except Exception as error:
             _explain(error, self, state, batch)
             raise
-        self.vet(grads)
+        self.vet(draft, grads)
         return grads
 
     def _write(self, draft: Draft, grads: Grads) -> None:

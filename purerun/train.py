@@ -259,7 +259,7 @@ class TrainStep(Step):
         """Work out the maps of the schedules, where the counters stand."""
         return self.plan(int(draft["epoch"]), int(draft["iter"])) if self.schedule else {}
 
-    def vet(self, grads: Grads) -> None:
+    def vet(self, draft: Draft, grads: Grads) -> None:
         """Refuse a loss that is NaN or infinite."""
         if self.nonfinite == "raise":
             refuse_nonfinite(grads)

@@ -87,6 +87,15 @@ def one_of(*words: str) -> Validator:
     return check
 
 
+def floating(value: Any) -> Any:
+    """Make a float of an int, so that 1 and 1.0 are one value with one fingerprint; anything else is a validator's.
+
+    >>> floating(1), floating("a")
+    (1.0, 'a')
+    """
+    return float(value) if type(value) is int else value
+
+
 def several(given: Any) -> tuple[Any, ...]:
     """Make a tuple of one thing or of several; a text is one.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from purerun.optim.groups import Group
 from purerun.state import lazy_clone
+from purerun.valid import floating
 
 Params: TypeAlias = Mapping[str, Tensor]
 Slots: TypeAlias = dict[str, Any]
@@ -194,7 +195,7 @@ def number(
             raise ValueError(f"{type(owner).__name__}.{field.name}={value!r} is out of range")
 
     # 1 and 1.0 are one learning rate, and must have one fingerprint.
-    return attrs.field(default=default, metadata={"hyper": hyper}, validator=validate, converter=_float)
+    return attrs.field(default=default, metadata={"hyper": hyper}, validator=validate, converter=floating)
 
 
 def flag() -> Any:
@@ -205,10 +206,6 @@ def flag() -> Any:
             raise TypeError(f"expected {type(owner).__name__}.{field.name} to be True or False, got {value!r}")
 
     return attrs.field(default=False, validator=validate)
-
-
-def _float(value: float) -> float:
-    return float(value) if type(value) is int else value
 
 
 def numbers(value: Any) -> dict[str, float]:

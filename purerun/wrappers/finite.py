@@ -69,7 +69,8 @@ def write_unless(bad: Tensor, step: Step, draft: Draft, grads: Grads) -> None:
 
     On the CPU that is a decision.  On an accelerator the update is written, and then each tensor that it
     changed is chosen anew; that waits for the device only for what the update keeps on the host, such as
-    the count of a window, or of the updates of SGD with momentum.
+    the count of a window, or of the updates of SGD with momentum.  A window that ends with its epoch ends without
+    the update that was left out.
 
     Args:
         bad: 0-d tensor of bool.
@@ -77,9 +78,12 @@ def write_unless(bad: Tensor, step: Step, draft: Draft, grads: Grads) -> None:
         draft: what it writes into.
         grads: the gradients.
     """
-    if decides(bad):
+    ends = grads.last and step.turns
+    if decides(bad) or ends:
         if not bad.item():
             step.write(draft, grads)
+        elif ends:
+            step.close(draft)
         return
     before = _kept(draft)
     step.write(draft, grads)

@@ -54,6 +54,11 @@ _NARROW = (
     "none, so leave one of the two out"
 )
 
+_SKIPPED = (
+    "the scale leaves out and counts updates that are not finite itself, and goes down by them; use "
+    "Precision('float16', limit=...) alone"
+)
+
 REFUSALS = (
     Refusal(
         ("Compile",),
@@ -116,12 +121,8 @@ REFUSALS = (
         _NARROW,
     ),
     Refusal(("Precision with a scale",), ("Masters",), _NARROW),
-    Refusal(
-        ("SkipNonFinite",),
-        ("Precision with a scale",),
-        "it would keep overflows from the scale, which could never go down; put it inside, or leave it out, because "
-        "the scale skips them already",
-    ),
+    Refusal(("SkipNonFinite",), ("Precision with a scale",), _SKIPPED),
+    Refusal(("Precision with a scale",), ("SkipNonFinite",), _SKIPPED),
     Refusal(
         ("Clip by value",),
         ("SkipNonFinite", "Precision with a scale"),

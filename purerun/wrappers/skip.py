@@ -6,13 +6,13 @@ from contextlib import suppress
 from typing import Any
 
 import attrs
-import torch
 from torch import Tensor
 
 from purerun.grad import Grads, Pass
 from purerun.state import Draft, lazy_clone
 from purerun.step import NonFiniteLoss, Step
 from purerun.valid import whole
+from purerun.wrappers import streak
 from purerun.wrappers.finite import choose, decides, nonfinite, write_unless
 from purerun.wrappers.wrapper import Wrapper
 
@@ -57,70 +57,40 @@ class SkipNonFinite(Wrapper):
 
     def memory(self, step: Step, draft: Draft) -> Draft:
         """Make counts of zero, where the gradients are."""
-        return {name: torch.zeros((), dtype=torch.int64, device=step.device) for name in ("total", "row", "longest")}
+        return streak.none(step.device)
 
     def read(self, step: Step, draft: Draft, batch: Any, how: Pass) -> Grads:
-        """Read, and keep the buffers of before if what was read is bad.
-
-        Raises:
-            NonFiniteLoss: it is bad, and so were the last ones.
-        """
+        """Read, and keep the buffers of before if what was read is bad."""
         # The forward pass writes into buffers.
         before = {name: lazy_clone(buffer) for name, buffer in draft["buffers"].items()}
-        read = step.read(draft, batch, how)
-        grads = _marked(read)
-        looks = self._looks(draft)
-        if before or looks:
-            bad = nonfinite(grads.grads)
-            if looks:
-                self._stop(draft[self.slot], bad, read)
-            grads = _held_back(bad, step, {**draft, "buffers": before}, grads)
-        return grads
+        grads = streak.marked(step.read(draft, batch, how))
+        return _held_back(nonfinite(grads.grads), step, {**draft, "buffers": before}, grads) if before else grads
 
-    def vet(self, step: Step, grads: Grads) -> None:
-        """Let a loss pass that is NaN or infinite."""
+    def vet(self, step: Step, draft: Draft, grads: Grads) -> None:
+        """Let a loss pass that is NaN or infinite, unless there were too many.
+
+        Raises:
+            NonFiniteLoss: there were.
+        """
+        streak.refuse(draft[self.slot], draft["iter"], grads, self.limit, _REMEDY)
         with suppress(NonFiniteLoss):
-            step.vet(grads)
+            step.vet(draft, grads)
 
     def write(self, step: Step, draft: Draft, grads: Grads) -> None:
         """Write the inner update, or leave it out, and count."""
         bad = nonfinite(grads.grads)
         write_unless(bad, step, draft, grads)
-        counts = draft[self.slot]
-        counts["total"] = counts["total"] + bad
-        counts["row"] = (counts["row"] + 1) * bad
-        # Since the last look, for an accelerator, which is asked late: the row may be over by then.
-        looked = decides(bad) or self._looks(draft)
-        counts["longest"] = counts["row"].clone() if looked else torch.maximum(counts["longest"], counts["row"])
+        streak.count(draft[self.slot], bad, self.limit)
 
     def note(self, step: Step, draft: Draft, grads: Grads) -> None:
         """Report the counts."""
         step.note(draft, grads)
-        start = f"{step.slot}." if step.slot else ""
-        for name, count in (("skipped", "total"), ("skipped_in_a_row", "row")):
-            draft["metrics"][start + name] = lazy_clone(draft[self.slot][count])
-
-    def _stop(self, counts: Draft, bad: Tensor, read: Grads) -> None:
-        now = (counts["row"] + 1) * bad
-        longest = int(now if decides(bad) else torch.maximum(counts["longest"], now))
-        if longest >= self.limit:
-            raise NonFiniteLoss(_said(read, longest))
-
-    def _looks(self, draft: Draft) -> bool:
-        """Tell whether to ask in this iteration if it is time to stop."""
-        row = draft[self.slot]["row"]
-        if decides(row):
-            return row.item() + 1 >= self.limit
-        return (int(draft["iter"]) + 1) % self.limit == 0
+        streak.report(step, draft, self.slot)
 
 
-def _marked(grads: Grads) -> Grads:
-    """Make a gradient NaN if the loss is not finite, so that looking at gradients is enough."""
-    fine = grads.metrics["loss"].isfinite()
-    if decides(fine) and fine.item():
-        return grads
-    name = next(reversed(grads.grads))
-    return attrs.evolve(grads, grads={**grads.grads, name: torch.where(fine, grads.grads[name], torch.nan)})
+_REMEDY = (
+    "Lower the learning rate, clip the gradients, look at these batches, or allow more with SkipNonFinite(limit=...)"
+)
 
 
 def _held_back(bad: Tensor, step: Step, before: Draft, grads: Grads) -> Grads:
@@ -133,16 +103,3 @@ def _held_back(bad: Tensor, step: Step, before: Draft, grads: Grads) -> Grads:
         kept[slot] = {name: choose(bad, old[name], leaf) for name, leaf in leaves.items()}
     buffers = {name: choose(bad, before["buffers"][name], buffer) for name, buffer in grads.buffers.items()}
     return attrs.evolve(grads, buffers=buffers, kept=kept)
-
-
-def _said(grads: Grads, row: int) -> str:
-    losses = [f"{name}={value.item()}" for name, value in grads.metrics.items() if not value.isfinite().all()]
-    names = [f"`{name}`" for name, grad in grads.grads.items() if not grad.isfinite().all()]
-    named = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    bad = [f"the loss ({', '.join(losses)})"] * bool(losses) + [f"the gradients of {named}"] * bool(names)
-    now = f"this time {' and '.join(bad)} are not" if bad else "this time all are again"
-    return (
-        f"expected finite gradients, but {row} updates in a row had none; {now}. "
-        "Nothing was written. Lower the learning rate, clip the gradients, look at these batches, or allow more with "
-        "SkipNonFinite(limit=...)"
-    )

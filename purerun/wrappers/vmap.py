@@ -137,13 +137,13 @@ class Swept(Wrapped):
         """Let each member draw as it would alone; to take draws apart costs more than a small step without any."""
         return self._streams(draft, how) if self._memo.get("drew") else keyed(self.key(draft, how))
 
-    def vet(self, grads: Grads) -> None:
+    def vet(self, draft: Draft, grads: Grads) -> None:
         """Refuse gradients when no member has a loss that is finite, if the inner step would."""
         loss = grads.metrics["loss"]
         if loss.device.type != "cpu" or is_abstract(loss) or any(map(math.isfinite, loss.tolist())):
             return
         first = {name: value[0] if self._per_member(value) else value for name, value in grads.metrics.items()}
-        self.step.vet(attrs.evolve(grads, metrics=first))
+        self.step.vet(draft, attrs.evolve(grads, metrics=first))
 
     def write(self, draft: Draft, grads: Grads) -> None:
         """Write the update of all members."""

@@ -81,9 +81,9 @@ class Wrapper(ABC):
         """Stand around the inner step's gradients."""
         return step.read(draft, batch, how)
 
-    def vet(self, step: Step, grads: Grads) -> None:
+    def vet(self, step: Step, draft: Draft, grads: Grads) -> None:
         """Stand around the inner step's refusal of gradients."""
-        step.vet(grads)
+        step.vet(draft, grads)
 
     def write(self, step: Step, draft: Draft, grads: Grads) -> None:
         """Stand around the inner step's update."""
@@ -181,9 +181,10 @@ class Wrapped(Step):
         with self._own(draft):
             return self.wrapper.read(self.step, draft, batch, how)
 
-    def vet(self, grads: Grads) -> None:
+    def vet(self, draft: Draft, grads: Grads) -> None:
         """Refuse gradients through the wrapper."""
-        self.wrapper.vet(self.step, grads)
+        with self._own(draft):
+            self.wrapper.vet(self.step, draft, grads)
 
     def write(self, draft: Draft, grads: Grads) -> None:
         """Write the update through the wrapper."""

@@ -197,6 +197,64 @@ def test_an_infinite_loss_is_an_overflow():
         bare(bare.init(), infinite)
 
 
+def test_an_infinite_loss_with_good_gradients_is_one_too():
+    """Its gradients say nothing of it."""
+
+    def shifted(model, batch):
+        return model(batch[0]).float().square().mean() + batch[1]
+
+    plain = pr.TrainStep(nn.Linear(4, 1), shifted, pr.optim.SGD(lr=0.1))
+    step = pr.wrap(plain, pr.Precision("float16", init_scale=8.0))
+    state = step(step.init(), (torch.ones(2, 4), float("inf")))
+
+    assert (4.0, 1) == (state["precision", "scale"].item(), state["precision", "total"].item())
+    assert of_state(step.init().select("params")) == of_state(state.select("params"))
+
+
+@pytest.mark.parametrize("lease", [False, True])
+@pytest.mark.parametrize("options", [{}, {"scale": 4.0}], ids=["dynamic", "static"])
+def test_a_run_whose_every_update_is_left_out_stops(lease, options):
+    """No scale is small enough; the state before is whole, and what was left out is reported."""
+    step = pr.wrap(
+        pr.TrainStep(network(), loss, OPTIMIZERS["sgd"][0]), pr.Precision("float16", limit=4, **options)
+    )  # fmt: skip
+    given = [(torch.ones(6, 4), times) for times in (1.0, float("inf"), 1.0, *[float("nan")] * 9)]
+    kept, reports = step.init(), []
+    with pytest.raises(NonFiniteLoss, match=r"but 4 updates in a row had none.*No loss scale can help here"):
+        for state in pr.TrainLoop(step, iters=12, lease=lease)(step.init(), given):
+            reports.append((state["metrics", "skipped"].item(), state["metrics", "skipped_in_a_row"].item()))
+            kept = state.hold()
+
+    first = 0 if options else reports[0][0]  # the first scale may be too large
+    assert int(kept["iter"]) == 6
+    assert reports[-1] == (4 + first, 3)
+    assert all(param.isfinite().all() for param in kept["params"].values())
+
+
+@pytest.mark.parametrize("window", [1, 2])
+def test_a_warm_up_is_no_reason_to_stop(window):
+    """A scale that begins far too large finds its way down, inside of a window too."""
+    plain = pr.TrainStep(nn.Linear(4, 1), lambda model, x: model(x).float().square().mean(), pr.optim.SGD(lr=0.1))
+    step = pr.wrap(plain, pr.Precision("float16", init_scale=2.0**40, limit=32), pr.Accumulate(window))
+    state = step.init()
+    for _ in range(80):
+        state = step(state, torch.ones(2, 4))
+
+    assert 20 < int(state["precision", "total"]) < 32
+    assert int(state["precision", "row"]) == 0
+    assert not torch.equal(state["params", "weight"], step.init()["params", "weight"])
+
+
+def test_the_scale_follows_a_dtype_that_is_changed():
+    """By the command line, say: float16 without a scale is only what is asked for."""
+    changed = attrs.evolve(pr.Precision("bfloat16"), dtype="float16")
+
+    assert changed == pr.Precision("float16")
+    assert changed.kind == "Precision with a scale"
+    assert attrs.evolve(pr.Precision("float16"), dtype="bfloat16").kind == "Precision"
+    assert pr.Precision("float16", scale=None).kind == "Precision"
+
+
 def test_the_user_s_own_autocast_is_respected():
     """A part of the loss in float32 gives what the same loss gives by hand; the backward pass of it is float32, too."""
     seen = []
@@ -302,6 +360,7 @@ def test_validation_under_the_same_autocast():
         ({"dtype": "float32"}, "`dtype` should be 'bfloat16' or 'float16'"),
         ({"scale": "dynamic"}, "`scale` should be left out, because bfloat16 has the range"),
         ({"dtype": "float16", "scale": 0.0}, "`scale` should be a number greater than 0"),
+        ({"dtype": "float16", "init_scale": "a"}, "`init_scale` should be a number greater than 0, not 'a'"),
         ({"dtype": "float16", "growth_factor": 1.0}, "`growth_factor` should be a number greater than 1"),
         ({"dtype": "float16", "backoff_factor": 1.0}, "`backoff_factor` should be a number between 0 and 1"),
     ],

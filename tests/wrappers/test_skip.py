@@ -55,10 +55,10 @@ BAD = [(2, NAN), (3, INF), (6, NAN), (7, -INF), (9, NAN)]
 def accelerated(monkeypatch):
     """Skip by choosing each tensor, as on an accelerator."""
     asked = []
-    for module in ("finite", "skip"):
+    for module in ("finite", "skip", "streak"):
         monkeypatch.setattr(f"purerun.wrappers.{module}.decides", lambda flag, module=module: asked.append(module))
     yield
-    assert {"finite", "skip"} == set(asked)
+    assert {"finite", "streak"} <= set(asked)
 
 
 @pytest.fixture(params=["decided", "chosen"])
@@ -152,6 +152,29 @@ def test_a_bad_batch_spoils_its_window():
     assert not torch.equal(states[3]["params", "0.weight"], states[4]["params", "0.weight"])
 
 
+@pytest.mark.parametrize(
+    "outer", [pr.SkipNonFinite(), pr.Precision("float16", init_scale=1.0)], ids=["skip", "precision"]
+)
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_a_window_ends_with_its_epoch_though_its_last_batch_is_bad(request, outer, accelerator):
+    """The good batches are applied, without the bad one; the next window begins with the next epoch."""
+    if accelerator and isinstance(outer, pr.SkipNonFinite):
+        request.getfixturevalue("accelerated")
+
+    def shifted(model, batch):
+        return (model(batch[0]) * batch[1]).float().square().mean()
+
+    plain = pr.TrainStep(nn.Linear(4, 1), shifted, pr.optim.SGD(lr=0.1))
+    step = pr.wrap(plain, pr.Accumulate(4, window="epoch"), outer)
+    given = [(x, 1.0) for x in batches(2)] + [(batches(1)[0], NAN)]
+    states = list(pr.TrainLoop(step, epochs=2)(step.init(), given))
+    short = pr.wrap(plain, *([outer] if isinstance(outer, pr.Precision) else []), pr.Accumulate(2))
+    expected = short(short(short.init(), given[0]), given[1])
+
+    assert [1, 2, 0, 1, 2, 0] == [int(state["accumulate", "count"]) for state in states]
+    torch.testing.assert_close(states[2]["params", "weight"], expected["params", "weight"], rtol=1e-3, atol=1e-5)
+
+
 def test_a_bad_loss_with_good_gradients():
     """Is left out too, alone and in a window that began with it."""
 
@@ -173,7 +196,7 @@ def test_a_run_stops_after_so_many_in_a_row(lease):
     """Before anything is written, with the state before it whole."""
     step, given = make(limit=3), batches(8, [(1, NAN), (3, NAN), (4, INF), (5, NAN)])
     states, kept = [], None
-    with pytest.raises(NonFiniteLoss, match=r"but 3 updates in a row had none; this time the loss \(loss=nan\) and"):
+    with pytest.raises(NonFiniteLoss, match=r"but 3 updates in a row had none; this time the loss \(loss=nan\) is not"):
         for state in pr.TrainLoop(step, iters=8, lease=lease)(step.init(), given):
             states.append(state.hold())
             kept = state

@@ -57,8 +57,8 @@ class Counting(Wrapper):
 class Refusing(Wrapper):
     """A wrapper that refuses gradients before anything is written."""
 
-    def vet(self, step, grads):
-        step.vet(grads)
+    def vet(self, step, draft, grads):
+        step.vet(draft, grads)
         raise ArithmeticError("not these")
 
 
