@@ -20,7 +20,7 @@ from purerun.mapping import mapped
 from purerun.metrics import Metric, Tallies
 from purerun.population import SEEDS, members
 from purerun.random import Key, draws_elsewhere, keyed, keyed_everywhere
-from purerun.state import Draft, State, StateError, lazy_clone
+from purerun.state import Draft, State, StateError, lazy_clone, peek
 
 
 @runtime_checkable
@@ -39,6 +39,25 @@ def _around(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
 def first_entry(model: nn.Module, batch: Any) -> Any:
     """Call the model on the first entry of a batch."""
     return model(_batch.entry(batch, 0))
+
+
+def averages(state: State) -> list[str]:
+    """List the slots that hold weights as well, as that of `pr.EMA` does; of several steps, each one's.
+
+    >>> ema = {"params": {}, "buffers": {}}
+    >>> averages(pr.testing.counted(ema=ema, other={"count": torch.tensor(0)})), averages(
+    ...     pr.testing.counted(ema={"critic": ema})
+    ... )
+    (['ema'], ['ema/critic'])
+    """
+    slots = {name: slot for name in state.names() if isinstance(slot := peek(state)[name], State)}
+    of_steps = {
+        f"{name}/{step}": below
+        for name, slot in slots.items()
+        for step in slot.names()
+        if isinstance(below := peek(slot)[step], State)
+    }
+    return [path for path, slot in {**slots, **of_steps}.items() if {"params", "buffers"} <= set(slot.names())]
 
 
 @attrs.frozen(slots=False)
@@ -88,10 +107,10 @@ class PredictStep:
         Raises:
             StateError: it has not.
         """
-        if self.weights and tuple(self.weights.split("/")) not in state.keys(include_nested=True):
+        if self.weights and self.weights not in (known := averages(state)):
             raise StateError(
-                f"expected a state with averaged weights in `{self.weights}`, got {list(state.names())}; "
-                "wrap the step, e.g. with pr.EMA(0.999), or judge the trained ones with weights=''"
+                f"expected weights={self.weights!r} among the averaged weights of the state, {known}; choose one of "
+                "them, wrap the step, e.g. with pr.EMA(0.999), or judge the trained ones with weights=''"
             )
 
     def __call__(self, state: State, batch: Any) -> Any:

@@ -17,7 +17,7 @@ from purerun.checkpoint.pretrained import Pretrained
 from purerun.checkpoint.read import load
 from purerun.checkpoint.remote import fetched, read_manifest
 from purerun.checkpoint.retention import NotRemoved, kept, prune
-from purerun.checkpoint.taking import averages, load_weights
+from purerun.checkpoint.taking import load_weights
 from purerun.checkpoint.weights import read_weights
 from purerun.checkpoint.write import save
 from purerun.checkpoint.writer import Writer
@@ -37,7 +37,6 @@ __all__ = [
     "SaveError",
     "WeightsDiffer",
     "Writer",
-    "averages",
     "bests",
     "encoded",
     "export",

@@ -11,8 +11,9 @@ from torch import Tensor
 from purerun import program
 from purerun.checkpoint.matching import Match, WeightsDiffer, match
 from purerun.checkpoint.weights import read_weights
+from purerun.evaluate import averages
 from purerun.naming import Naming
-from purerun.state import State, leaves, peek
+from purerun.state import State, leaves
 
 
 def load_weights(
@@ -82,22 +83,3 @@ def _tensors(state: State, part: str) -> Iterator[tuple[str, Tensor]]:
 
 def _known(state: State, part: str, taken: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: taken[name] for name in state[part].names() if name in taken}
-
-
-def averages(state: State) -> list[str]:
-    """List the slots that hold weights as well, as that of `pr.EMA` does; of several steps, each one's.
-
-    >>> ema = {"params": {}, "buffers": {}}
-    >>> averages(pr.testing.counted(ema=ema, other={"count": torch.tensor(0)})), averages(
-    ...     pr.testing.counted(ema={"critic": ema})
-    ... )
-    (['ema'], ['ema/critic'])
-    """
-    slots = {name: slot for name in state.names() if isinstance(slot := peek(state)[name], State)}
-    of_steps = {
-        f"{name}/{step}": below
-        for name, slot in slots.items()
-        for step in slot.names()
-        if isinstance(below := peek(slot)[step], State)
-    }
-    return [path for path, slot in {**slots, **of_steps}.items() if {"params", "buffers"} <= set(slot.names())]

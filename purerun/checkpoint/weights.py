@@ -79,11 +79,11 @@ def _read_own(directory: Path, weights: str) -> dict[str, Tensor]:
     manifest = read_manifest(directory)
     file = directory / TENSORS
     chosen = dict(_places(manifest, weights))
-    if weights and not any(path.startswith(f"{weights}/") for path in chosen.values()):
-        entries = sorted({path.partition("/")[0] for path in manifest.leaves})
+    if weights and not any(path.startswith(f"{weights}/params/") for path in chosen.values()):
+        known = sorted({path.partition("/params/")[0] for path in manifest.leaves if "/params/" in path})
         raise CheckpointError(
-            f"{directory}: expected averaged weights in `{weights}`, found {', '.join(entries)}; "
-            "train with pr.EMA(0.999), or take the trained ones"
+            f"{directory}: expected averaged weights in `{weights}`, found {', '.join(known) or 'none'}; "
+            "choose one of those, train with pr.EMA(0.999), or take the trained ones"
         )
     mapped = read_tensors(file, manifest.kinds())
     return {name: _own(file, manifest, path, mapped[path]) for name, path in chosen.items()}

@@ -28,6 +28,7 @@ from purerun.optim.optimizer import (
     pick,
     zeros,
 )
+from purerun.valid import floating
 
 
 def _betas(owner: Any, _attribute: Any, betas: Any) -> None:
@@ -39,11 +40,7 @@ def _betas(owner: Any, _attribute: Any, betas: Any) -> None:
 
 def _pair(given: tuple[float, float]) -> tuple[float, float]:
     # Whatever else is given is left to the validator.
-    return tuple(map(_float, given)) if isinstance(given, list | tuple) else given  # type: ignore[return-value]
-
-
-def _float(beta: float) -> float:
-    return float(beta) if type(beta) is int else beta
+    return tuple(map(floating, given)) if isinstance(given, list | tuple) else given  # type: ignore[return-value]
 
 
 @attrs.frozen

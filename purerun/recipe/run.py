@@ -19,7 +19,7 @@ from purerun.recipe.resolved import resolved
 from purerun.recipe.start import Start, again, latest, placed
 from purerun.recipe.weights import Weights, anew, same_weights
 from purerun.sinks import Checkpoint, Log, Progress, Sink, Watched, watch
-from purerun.sinks.desk import belongs
+from purerun.sinks.desk import Desk, Watcher, belongs
 from purerun.sinks.lines import written
 from purerun.state import State
 
@@ -159,20 +159,34 @@ def _told(start: Start, rejected: Sequence[str] = ()) -> Start:
 
 def _watched(recipe: Recipe, module: nn.Module, directory: Path, start: Start, *, overwrite: bool) -> Watched:
     """Make the states of a run, with everything that watches them."""
-    states = recipe.train_loop(module, lease=True)(start.state, recipe.train)
     return watch(
-        states if recipe.ended(start.state) else _noted(states, recipe, directory),
+        recipe.train_loop(module, lease=True)(start.state, recipe.train),
         *_sinks(recipe, directory, start),
         resume=start.checkpoint,
         overwrite=overwrite or start.checkpoint is None,
     )
 
 
-def _noted(states: Iterator[State], recipe: Recipe, directory: Path) -> Iterator[State]:
-    """Write the recipe down before the first state: once the sinks are open, so that the directory is the run's own."""
-    if processes.rank() == 0:
-        write_recipe(recipe, directory)
-    yield from states
+@attrs.frozen
+class _Recipe(Sink):
+    """Writes the recipe down when a run begins or goes on: once its directory is its own."""
+
+    recipe: Recipe
+    directory: Path
+
+    def open(self, desk: Desk) -> Watcher:
+        return _Writing(self)
+
+
+class _Writing(Watcher):
+    def __init__(self, sink: _Recipe) -> None:
+        self._sink = sink
+
+    def begin(self, state: State) -> None:
+        write_recipe(self._sink.recipe, self._sink.directory)
+
+    def see(self, state: State) -> None:
+        pass
 
 
 def _is_newest(checkpoint: Path | None, directory: Path) -> bool:
@@ -205,6 +219,7 @@ def _sinks(recipe: Recipe, directory: Path, start: Start) -> tuple[Sink, ...]:
     return (
         Log(recipe.log, directory / LOG, total=total, on_error=recipe.on_save_error),
         Progress(total),
+        _Recipe(recipe, directory),
         Checkpoint(
             directory,
             every=recipe.checkpoint,

@@ -18,7 +18,6 @@ from purerun.checkpoint import (
     Best,
     SaveError,
     Writer,
-    averages,
     bests,
     encoded,
     has_scheme,
@@ -38,6 +37,7 @@ from purerun.checkpoint import (
 from purerun.checkpoint.error import reading
 from purerun.checkpoint.manifest import MANIFEST
 from purerun.checkpoint.retention import scores_of
+from purerun.evaluate import averages
 from purerun.hooks.scores import grouped, judged
 from purerun.loan import collect
 from purerun.population import members, spread
@@ -112,26 +112,45 @@ class Checkpoint(Sink):
         Raises:
             SinkError: the directory holds another run's checkpoints.
         """
-        _vacate(self.directory, desk)
+        _refuse_others(self.directory, desk)
         return _Saving(self, desk)
 
 
 class _Saving(Watcher):
     def __init__(self, sink: Checkpoint, desk: Desk) -> None:
         self._sink, self._desk, self._writer = sink, desk, Writer()
-        self._scores = {name: scores_of(sink.directory, name) for name in names(sink.directory)} if sink.best else {}
+        known = names(sink.directory) if sink.best and belongs(desk.resumed, sink.directory) else ()
+        self._scores = {name: scores_of(sink.directory, name) for name in known}
         self._unsaved: State | None = None
         self._clock = perf_counter()
-        self._fresh = True
         self._counters: tuple[str, ...] = ()
         # The iterations of the newest state that was handed over, and of the newest that was written.
         self._wanted = self._written = -1
         # The digest of the last checkpoint.  This and `_written` belong to the writer's thread once it has begun.
         self._parent = None if desk.manifest is None else desk.manifest.digest
 
+    def check(self, state: State) -> None:
+        scores = spread(peek(state["scores"]), members(state)) if "scores" in state.names() else {}
+        known, self._counters = list(scores), tuple(counter for counter in grouped(scores) if counter)
+        for each in self._sink.best:
+            if each.metric not in known:
+                raise SinkError(f"expected best to be among the scores of this run, {known}, got {each.metric!r}")
+        weights = ["params", *averages(state)]
+        if self._sink.publish and members(state):
+            raise SinkError(
+                f"expected a single run to publish weights of, got a population of {members(state)}; leave publish "
+                "out, and write those of one member: purerun export RUN OUT --member 0"
+            )
+        if self._sink.publish and self._sink.publish not in weights:
+            raise SinkError(
+                f"expected publish to be among the weights of this run, {weights}, got {self._sink.publish!r}"
+            )
+
+    def begin(self, state: State) -> None:
+        if not belongs(self._desk.resumed, self._sink.directory):
+            _vacate(self._sink.directory)
+
     def see(self, state: State) -> None:
-        if self._fresh:
-            self._check(state)
         # Only the container: when a lease ends it is emptied, and holds nothing back.
         self._unsaved = state
         collect()
@@ -161,24 +180,6 @@ class _Saving(Watcher):
                 self._scores.pop(name, None)
             sweep(run)
             prune(run, self._sink.keep, self._sink.best, self._scores)
-
-    def _check(self, state: State) -> None:
-        self._fresh = False
-        scores = spread(peek(state["scores"]), members(state)) if "scores" in state.names() else {}
-        known, self._counters = list(scores), tuple(counter for counter in grouped(scores) if counter)
-        for each in self._sink.best:
-            if each.metric not in known:
-                raise SinkError(f"expected best to be among the scores of this run, {known}, got {each.metric!r}")
-        weights = ["params", *averages(state)]
-        if self._sink.publish and members(state):
-            raise SinkError(
-                f"expected a single run to publish weights of, got a population of {members(state)}; leave publish "
-                "out, and write those of one member: purerun export RUN OUT --member 0"
-            )
-        if self._sink.publish and self._sink.publish not in weights:
-            raise SinkError(
-                f"expected publish to be among the weights of this run, {weights}, got {self._sink.publish!r}"
-            )
 
     def _is_best(self, state: State) -> bool:
         tree = peek(state)
@@ -239,24 +240,25 @@ def _plain(name: str) -> str:
     return plain or "weights"
 
 
-def _vacate(run: Path, desk: Desk) -> None:
-    """Make sure that the checkpoints in a directory are of this run."""
+def _refuse_others(run: Path, desk: Desk) -> None:
+    """Make sure that checkpoints may be written into a directory."""
     with reading(run):
         if (run / MANIFEST).exists():
             raise SinkError(f"expected the directory of a run, but {run} is a checkpoint itself; choose another place")
-    known = names(run)
-    if known and belongs(desk.resumed, run):
-        return
-    if known and not desk.overwrite:
+    if names(run) and not (desk.overwrite or belongs(desk.resumed, run)):
         raise SinkError(
             f"{run} holds the checkpoints of another run; go on with it (watch(..., resume={str(run)!r})), replace "
             "them (watch(..., overwrite=True)), or choose another place"
         )
+
+
+def _vacate(run: Path) -> None:
+    """Remove the checkpoints of another run, and what one has left that was killed in its first save."""
     for pointer in pointers(run):
         unpoint(run, pointer)
-    for name in known:
+    for name in names(run):
         remove(run, name)
-    sweep(run)  # what a run has left that was killed in its first save
+    sweep(run)
 
 
 def _whole(state: State) -> bool:

@@ -60,6 +60,16 @@ class Desk:
 class Watcher(ABC):
     """A sink at work on one run."""
 
+    def check(self, state: State) -> None:
+        """Refuse the first state, before any sink has begun: nothing is written or removed here.
+
+        Raises:
+            SinkError: this sink would do harm, or not what it was asked to.
+        """
+
+    def begin(self, state: State) -> None:
+        """Begin with the first state, which all sinks have agreed to: from here on files may be replaced."""
+
     @abstractmethod
     def see(self, state: State) -> None:
         """Look at the state after an iteration.
@@ -88,7 +98,7 @@ class Watcher(ABC):
         """
 
     def recall(self, memory: JSON) -> None:
-        """Go on from a checkpoint; called before the first state, or at the end when there is none to come.
+        """Go on from a checkpoint; called before `begin`, or at the end when there is none to come.
 
         Args:
             memory: what `memory` said when the checkpoint was made; None if this sink was not there.

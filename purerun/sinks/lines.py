@@ -139,12 +139,22 @@ def begun(path: Path, *, overwrite: bool) -> LineFile:
         SinkError: it holds something that may not be overwritten, or something else is there.
         SaveError: it cannot be written.
     """
+    refuse_others(path, overwrite=overwrite)
+    return LineFile(path, b"")
+
+
+def refuse_others(path: Path, *, overwrite: bool) -> None:
+    """Make sure that a file of lines may be begun.
+
+    Raises:
+        SinkError: it holds something that may not be overwritten, or something else is there.
+        SaveError: it cannot be read.
+    """
     if not overwrite and written(path):
         raise SinkError(
             f"{path} holds the log of another run; go on with it (watch(..., resume=...)), replace it "
             "(watch(..., overwrite=True)), or choose another place"
         )
-    return LineFile(path, b"")
 
 
 def gone_on(path: Path, mark: Mark | None, *, own: bool, overwrite: bool) -> LineFile:

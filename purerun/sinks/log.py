@@ -21,7 +21,7 @@ from purerun.checkpoint import JSON, SaveError, encoded
 from purerun.hooks import Every, When, every
 from purerun.population import members
 from purerun.sinks.desk import Desk, Watcher, belongs
-from purerun.sinks.lines import LineFile, begun, gone_on, marked, written
+from purerun.sinks.lines import LineFile, begun, gone_on, marked, refuse_others, written
 from purerun.sinks.means import Means, hyper_names
 from purerun.sinks.pace import Pace, total
 from purerun.sinks.scores import Judged, Scores
@@ -95,15 +95,15 @@ class Log(Sink):
             SinkError: the file holds another run's log.
             SaveError: it cannot be written.
         """
+        if self.path is not None and desk.manifest is None:
+            refuse_others(self.path, overwrite=desk.overwrite)
         return _Logging(self, desk)
 
 
 class _Logging(Watcher):
     def __init__(self, log: Log, desk: Desk) -> None:
         self._log, self._desk = log, desk
-        # A run that goes on opens its log when there is something to write: it may be over, and its disk read-only.
-        now = log.path if desk.manifest is None else None
-        self._file = None if now is None else begun(now, overwrite=desk.overwrite)
+        self._file: LineFile | None = None
         # Most logs ask for every n iterations, and the counter is at hand.
         when = log.every
         self._stride = when.count if isinstance(when, Every) and when == Every(when.count, "iter") else 0
@@ -114,11 +114,19 @@ class _Logging(Watcher):
         self._fresh, self._warned = True, False
         self._recalled: Any = None
 
+    def begin(self, state: State) -> None:
+        self._fresh = False
+        self._scored = "scores" in state.names() and bool(state["scores"].names())
+        self._means.current = hyper_names(state)
+        self._means.members = self._scores.members = members(state)
+        self._pace.begun = (int(state["iter"]) - 1, self._since)
+        # Not before there is something to write: a run that goes on may be over, and its disk read-only.
+        if self._log.path is not None:
+            self._file = self._open(self._log.path)
+
     def see(self, state: State) -> None:
         tree = peek(state)
         self._epoch, self._iter = tree["epoch"], tree["iter"].item()
-        if self._fresh:
-            self._begin(state)
         self._count += 1
         # The leaves of the report, not the state: they stay whole when it is released.
         if REPORT in tree:
@@ -153,16 +161,9 @@ class _Logging(Watcher):
             self._means.recall(memory["means"])
             self._scores.recall(memory["scores"])
 
-    def _begin(self, state: State) -> None:
-        self._fresh = False
-        self._scored = "scores" in state.names() and bool(state["scores"].names())
-        self._means.current = hyper_names(state)
-        self._means.members = self._scores.members = members(state)
-        self._pace.begun = (self._iter - 1, self._since)
-        if self._log.path is not None and self._desk.manifest is not None:
-            self._file = self._gone_on(self._log.path)
-
-    def _gone_on(self, path: Path) -> LineFile:
+    def _open(self, path: Path) -> LineFile:
+        if self._desk.manifest is None:
+            return begun(path, overwrite=self._desk.overwrite)
         own = belongs(self._desk.resumed, path.parent)
         return gone_on(path, marked(self._recalled), own=own, overwrite=self._desk.overwrite)
 
@@ -173,7 +174,7 @@ class _Logging(Watcher):
             return
         text = written(path)
         if mark.begins(text) and b"\n" not in text[mark.bytes :]:
-            self._file = self._gone_on(path)
+            self._file = self._open(path)
             self._write("train", manifest.counters["epoch"], manifest.counters["iter"], self._means.take(), {})
 
     def _write_means(self) -> None:

@@ -80,7 +80,7 @@ def _passed(states: Iterator[State], sinks: Sequence[Opens], desk: Desk) -> Gene
         began = False
         for state in states:
             if not began:
-                _recall(state, desk)
+                _begin(state, desk)
                 began = True
             desk.torn = True
             for see in observers:
@@ -122,6 +122,14 @@ def _sees(sinks: Sequence[Opens], desk: Desk) -> tuple[list[See], list[See]]:
 def _free(label: str, desk: Desk) -> str:
     numbered = (label if n == 1 else f"{label} {n}" for n in count(1))
     return next(name for name in numbered if name not in desk.watchers)
+
+
+def _begin(state: State, desk: Desk) -> None:
+    for watcher in desk.watchers.values():
+        watcher.check(state)
+    _recall(state, desk)
+    for watcher in desk.watchers.values():
+        watcher.begin(state)
 
 
 def _recall(state: State | None, desk: Desk) -> None:

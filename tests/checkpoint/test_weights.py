@@ -109,7 +109,7 @@ def test_a_run_may_be_called_as_a_file_is(tmp_path):
         ("text.txt", "", r"text\.txt: expected a checkpoint, a run, or a file that ends in \.safetensors, "),
         ("text.safetensors", "", r"text\.safetensors: expected a sound \.safetensors file: "),
         ("plain.safetensors", "ema", r"plain\.safetensors: has one set of weights, and no 'ema'"),
-        ("run", "mean", "expected averaged weights in `mean`, found buffers, cursor, ema"),
+        ("run", "mean", "expected averaged weights in `mean`, found ema"),
         ("run", "optim", "expected averaged weights in `optim`, found"),
     ],
 )

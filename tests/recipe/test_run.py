@@ -17,6 +17,7 @@ import purerun as pr
 from purerun import recipe as room
 from purerun.checkpoint import names, path_of
 from purerun.recipe import RecipeError, override, resolved
+from purerun.sinks import SinkError
 
 CLOCKS = ("time", "data_time", "eta", "timestamp", "memory")
 
@@ -192,6 +193,17 @@ def test_a_run_can_be_overwritten(whole, tmp_path):
 
     assert lines(whole[0]) == lines(tmp_path)
     assert names(whole[0]) == names(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"best": ["accurcy"]}, {"publish": "swa"}])
+def test_a_run_that_is_refused_destroys_nothing(tmp_path, wrong):
+    """Though it may replace what is there: what it asks for does not exist."""
+    room.train(RECIPE, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(SinkError, match=r"expected (best|publish) to be among"):
+        room.train(attrs.evolve(RECIPE, **wrong), tmp_path, overwrite=True)
+
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
 def test_going_on_with_another_recipe_is_refused(whole, tmp_path):

@@ -360,7 +360,7 @@ def test_validation_under_the_same_autocast():
         ({"dtype": "float32"}, "`dtype` should be 'bfloat16' or 'float16'"),
         ({"scale": "dynamic"}, "`scale` should be left out, because bfloat16 has the range"),
         ({"dtype": "float16", "scale": 0.0}, "`scale` should be a number greater than 0"),
-        ({"dtype": "float16", "init_scale": "a"}, "`init_scale` should be a number greater than 0, not 'a'"),
+        ({"dtype": "float16", "init_scale": "a"}, "`init_scale` should be a number greater than 0, but it is 'a'"),
         ({"dtype": "float16", "growth_factor": 1.0}, "`growth_factor` should be a number greater than 1"),
         ({"dtype": "float16", "backoff_factor": 1.0}, "`backoff_factor` should be a number between 0 and 1"),
     ],
