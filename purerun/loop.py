@@ -16,7 +16,7 @@ from purerun import processes
 from purerun.data import Position, Session, Share, Source, as_loader
 from purerun.evaluate import PredictStep, ValStep
 from purerun.identity import digest
-from purerun.state import Draft, State, StateError, leaves, missing, peek, release
+from purerun.state import REPORT, Draft, State, StateError, leaves, missing, peek, release, seal
 from purerun.step import Step, fit
 from purerun.valid import is_whole
 
@@ -157,13 +157,18 @@ class TrainLoop:
     def _advanced(self, state: State, batch: Any, position: Position, *, lease: bool) -> State:
         if isinstance(self.step, Step):
             return self.step.advance(state, batch, position, lease=lease)
-        after = self.step(state, batch)
+        after = self.step(_unreported(state), batch)
         if not isinstance(after, State):
             raise TypeError(f"expected the step function to return a State, got {type(after).__name__}")
         after = position.into(after)
         if lease:
             release(state)
         return after
+
+
+def _unreported(state: State) -> State:
+    """Make the same state without a report: what a step said of an earlier batch is no news of this one."""
+    return seal({**peek(state), REPORT: {}})
 
 
 def _check_same(state: State) -> None:

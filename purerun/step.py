@@ -374,8 +374,8 @@ def _check(state: State | Draft, *steps: Step) -> None:
 
 
 def text(*steps: Step) -> str:
-    """Say the program of steps that share a state."""
-    return "\n".join(step.text() for step in steps)
+    """Say the program of steps that share a state; in whatever order they are given, it is the same one."""
+    return "\n".join(step.text() for step in sorted(steps, key=lambda step: step.slot))
 
 
 def _explain(error: Exception, step: Step, state: State, batch: Any) -> None:

@@ -63,6 +63,26 @@ def test_a_slot_of_weights_can_be_evaluated():
     assert not torch.equal(pr.PredictStep(model)(state, batch), pr.PredictStep(model, weights="ema")(state, batch))
 
 
+def test_averages_of_several_steps_are_named():
+    """An entry that holds those of several is none itself."""
+    model = nn.ModuleDict({"a": nn.Linear(2, 1), "b": nn.Linear(2, 1)})
+    steps = [
+        pr.wrap(
+            pr.TrainStep(
+                model, lambda m, x, name=name: m[name](x).mean(), pr.optim.SGD(), name=name, params=f"{name}.*"
+            ),
+            pr.EMA(),
+        )
+        for name in model
+    ]
+    state = pr.init(0, *steps)
+
+    for weights in ("ema", "ema/c", "optim", "params"):
+        with pytest.raises(pr.StateError, match=r"among the averaged weights of the state, \['ema/a', 'ema/b'\]"):
+            pr.PredictStep(model, lambda m, x: m["a"](x), weights)(state, torch.ones(1, 2))
+    assert pr.PredictStep(model, lambda m, x: m["a"](x), "ema/a")(state, torch.ones(1, 2)).shape == (1, 1)
+
+
 def test_frozen_parts_come_from_the_trained_weights():
     """A slot holds only what is trained."""
     case = next(case for case in MODELS if case.name == "frozen backbone")

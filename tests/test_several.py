@@ -277,3 +277,15 @@ def test_a_sequence_of_phases_is_a_sequence_of_loops():
         pr.TrainLoop(alternating(d_step, g_step), steps=[d_step, g_step], epochs=3), state, batches()
     )
     assert Position(1, 0) == Position(int(state["epoch"]), int(state["cursor"]))
+
+
+def test_the_order_in_which_steps_are_named_means_nothing():
+    """A state of both is the same one, and no loop warns of it."""
+    critic, generator = pair()
+    one, other = pr.init(0, critic, generator), pr.init(0, generator, critic)
+
+    assert pr.digest(one) == pr.digest(other)
+    for steps in ([critic, generator], [generator, critic]):
+        loop = pr.TrainLoop(lambda state, batch: generator(critic(state, batch), batch), steps=steps, iters=4)
+        ends = [list(loop(state, batches()))[-1] for state in (one, other)]
+        assert pr.digest(ends[0]) == pr.digest(ends[1])

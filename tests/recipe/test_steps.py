@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import attrs
 import pytest
 import torch
@@ -82,6 +84,48 @@ def test_a_run_is_that_of_a_script(alternate, calls):
 
     assert 9 * calls == int(state["iter"])
     assert pr.digest(state) == pr.digest(final(recipe))
+
+
+def by_batch(steps, state, batch):
+    """Call one of them on a batch: `high` on every third."""
+    return steps["high" if int(state["iter"]) % 3 == 2 else "low"](state, batch)
+
+
+@pytest.mark.parametrize("stop", [4, 5, 8])
+@pytest.mark.parametrize("every", ["1 iters", "5 iters"])
+def test_a_log_tells_what_was_reported_of_its_own_batches(tmp_path, stop, every):
+    """Not again what a step that had no turn has said before; so a run that goes on has the log of one in one go."""
+    recipe = make(alternate=by_batch, log=every)
+    whole = room.train(recipe, tmp_path / "whole").state
+    left = iter(range(stop - 1))
+    room.train(recipe, tmp_path / "run", stop=lambda: next(left, None) is None)
+    resumed = room.train(recipe, tmp_path / "run", resume="last").state
+
+    assert pr.digest(whole) == pr.digest(resumed)
+    assert lines(tmp_path / "whole") == lines(tmp_path / "run")
+    if every == "1 iters":
+        assert ["high" in " ".join(line) for line in lines(tmp_path / "run")] == [False, False, True] * 3
+
+
+def lines(folder):
+    """Read a log without what clocks say."""
+    read = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    return [{name: value for name, value in line.items() if name not in CLOCKS} for line in read]
+
+
+CLOCKS = ("time", "data_time", "eta", "timestamp", "memory")
+
+
+def test_every_law_holds_where_steps_take_turns_by_batch():
+    """A report is of one batch."""
+
+    def again():
+        recipe = make(epochs=2, alternate=by_batch)
+        return recipe.train_loop(recipe.module()), recipe.train
+
+    recipe = make(epochs=2, alternate=by_batch)
+    module = recipe.module()
+    check_everything(recipe.train_loop(module), recipe.init(module), recipe.train, again=again)
 
 
 def test_every_law_holds():

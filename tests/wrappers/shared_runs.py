@@ -260,10 +260,11 @@ def misfit(shards: int) -> str:
     return made(made.init(), batches()[0])
 
 
-def strangers() -> str:
-    """Begin with another state in each process."""
+def strangers(alone: bool) -> str:
+    """Begin with another state in each process: of a step that stands alone, or inside of a function."""
     made = step(pr.DataParallel(4))
-    list(pr.TrainLoop(made, iters=1)(made.init(seed=pr.processes.rank()), loader()))
+    loop = pr.TrainLoop(made if alone else made.__call__, steps=[made], iters=1)
+    list(loop(made.init(seed=pr.processes.rank()), loader()))
 
 
 def talkative(model: nn.Module, batch: Any) -> dict[str, Tensor]:

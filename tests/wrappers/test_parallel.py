@@ -109,7 +109,9 @@ class TestTogether:
 
     def test_processes_must_begin_with_one_state(self, teams):
         """Others would drift apart without a word."""
-        assert all("StateError: expected all 2 processes to begin with one" in a for a in teams[2](runs.strangers))
+        for alone in (True, False):
+            answers = teams[2](runs.strangers, alone)
+            assert all("StateError: expected all 2 processes to begin with one" in a for a in answers)
 
     def test_shards_must_report_the_same_terms(self, teams):
         """In all processes, or their sums would mean nothing."""
