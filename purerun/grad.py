@@ -7,7 +7,9 @@ through `torch.func`, so that what it returns can be mapped and differentiated a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -38,7 +40,8 @@ class Loss:
 
     Args:
         sum: scalar tensor.
-        weight: how many items it sums over; a number or a scalar tensor.
+        weight: how many items it sums over; a number or a scalar tensor, at least 0; what counts nothing moves
+            nothing.
         terms: named parts that are reported and not minimised.
 
     >>> loss = Loss(torch.tensor(6.0), weight=3, accuracy=torch.tensor(0.5))
@@ -277,7 +280,8 @@ def _func(
     chosen = {name: params[name] for name in trained}
     with torch.enable_grad():
         grads, (weight, inner, metrics) = torch.func.grad(total_of, has_aux=True)(chosen)
-    return Grads(grads, told[0] if told else weight, inner, metrics, merges)
+    # Looked at once more: inside of the transform nobody could.
+    return Grads(grads, told[0] if told else _weight(weight), inner, metrics, merges)
 
 
 def reduce(output: Any, batch: Any) -> tuple[Tensor, float | Tensor, Mapping[str, Any]]:
@@ -298,9 +302,8 @@ def reduce(output: Any, batch: Any) -> tuple[Tensor, float | Tensor, Mapping[str
     if isinstance(output, Tensor):
         return _scalar(output, "the loss"), _batch.size(batch), {}
     if isinstance(output, Loss):
-        # The mean of nothing (a batch of padding alone) is 0, and so is its gradient.
-        count = output.weight + (output.weight == 0)
-        return _scalar(output.sum, "the loss's sum") / count, output.weight, output.terms
+        total, weight = _scalar(output.sum, "the loss's sum"), _weight(output.weight)
+        return _mean(total, weight), weight, output.terms
     if isinstance(output, Mapping):
         total = output["loss"] if "loss" in output else _sum(output)
         return _scalar(total, "the loss"), _batch.size(batch), output
@@ -308,6 +311,31 @@ def reduce(output: Any, batch: Any) -> tuple[Tensor, float | Tensor, Mapping[str
         "expected the loss function to return a scalar tensor, a dict of named scalar tensors or pr.Loss(sum, weight), "
         f"got {type(output).__name__}"
     )
+
+
+def _weight(given: Any) -> float | Tensor:
+    """Read the weight of a loss: a number where looking waits for nothing, else a scalar tensor that sums exactly."""
+    weight = given
+    if isinstance(given, Tensor) and given.numel() == 1:
+        weight = given.detach().reshape(())
+        if weight.device.type != "cpu" or is_abstract(weight):
+            return weight.to(torch.float64)
+        weight = weight.item()
+    if not isinstance(weight, Real) or not 0 <= weight < math.inf:
+        got = f"a tensor of shape {list(given.shape)}" if isinstance(weight, Tensor) else repr(weight)
+        raise LossError(
+            f"expected the loss's weight to be a finite number of at least 0, or a scalar tensor with one, got {got}; "
+            "count what the sum is over"
+        )
+    return weight
+
+
+def _mean(total: Tensor, weight: float | Tensor) -> Tensor:
+    """Divide a sum by its weight; the mean of nothing (a batch of padding alone) is 0, and so is its gradient."""
+    if not isinstance(weight, Tensor):
+        return total / weight if weight else total * 0.0
+    mean = total / (weight + (weight == 0)).to(total.dtype)
+    return torch.where(weight == 0, 0.0, mean)
 
 
 def _sum(terms: Mapping[str, Any]) -> Tensor:

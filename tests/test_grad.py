@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -200,6 +202,63 @@ class TestReducing:
     def test_one_element_is_a_scalar(self):
         """A loss of shape [1] is taken."""
         assert torch.Size([]) == reduce(torch.ones(1, requires_grad=True), torch.zeros(2))[0].shape
+
+    @pytest.mark.parametrize(
+        "weight",
+        [3, 3.0, torch.tensor(3), torch.tensor([3.0]), torch.tensor(3, dtype=torch.uint8), torch.tensor(3).bfloat16()],
+        ids=["int", "float", "int64", "one element", "uint8", "bfloat16"],
+    )
+    def test_a_weight_is_a_number_whatever_it_was(self, weight):
+        """So that sums of many are exact."""
+        total, found, _ = reduce(Loss(torch.tensor(6.0, requires_grad=True), weight), None)
+
+        assert (2.0, 3.0) == (total.item(), found)
+        assert not isinstance(found, torch.Tensor)
+
+    def test_a_true_weight_is_one(self):
+        """A mask of one element."""
+        assert 1 == reduce(Loss(torch.tensor(6.0, requires_grad=True), torch.tensor(True)), None)[1]
+
+    @pytest.mark.parametrize("weight", [0, torch.tensor(0)], ids=["number", "tensor"])
+    def test_what_counts_nothing_moves_nothing(self, weight):
+        """Whatever its sum is: a window, a shard and a micro-batch leave it out as well."""
+        value = torch.tensor(2.0, requires_grad=True)
+        total, _, _ = reduce(Loss(value * 3, weight), None)
+
+        assert 0.0 == total.item()
+        assert 0.0 == torch.autograd.grad(total, value)[0].item()
+
+    def test_a_weight_that_depends_on_parameters_is_a_constant(self):
+        """It says how much a batch counts; nothing of its history stays in a window."""
+        model, x = nn.Linear(2, 1), torch.ones(4, 2)
+
+        def loss(model, x):
+            return Loss(model(x).square().sum(), model.weight.square().sum() + 1)
+
+        step = pr.wrap(pr.TrainStep(model, loss, pr.optim.SGD(lr=0.1)), pr.Accumulate(5), pr.Microbatch(2))
+        state = step(step(step.init(), x), x)
+
+        assert not any(leaf.requires_grad for _, leaf in pr.state.leaves(state, report=True))
+
+    @pytest.mark.parametrize(
+        ("weight", "said"),
+        [
+            (-1, "got -1"),
+            (torch.tensor(-1.0), "got -1.0"),
+            (math.inf, "got inf"),
+            (torch.tensor(math.nan), "got nan"),
+            ("three", "got 'three'"),
+            (None, "got None"),
+            (torch.ones(2), r"got a tensor of shape \[2\]"),
+        ],
+        ids=["negative", "negative tensor", "infinite", "nan", "text", "none", "vector"],
+    )
+    @pytest.mark.parametrize("engine", ["autograd", "func"])
+    def test_a_weight_that_is_no_count_is_refused(self, engine, weight, said):
+        """In words, by both engines."""
+        step = pr.TrainStep(nn.Linear(2, 1), lambda m, x: Loss(m(x).sum(), weight), pr.optim.SGD(lr=0.1), engine=engine)
+        with pytest.raises(LossError, match=f"finite number of at least 0, or a scalar tensor with one, {said}"):
+            step(step.init(), torch.ones(4, 2))
 
     def test_terms_with_a_gradient_are_summed(self):
         """The others are only reported."""

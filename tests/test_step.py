@@ -273,7 +273,7 @@ class TestErrors:
     def test_a_state_of_another_optimizer_is_refused(self):
         """A momentum step does not silently go on without momentum."""
         state = make(optimizer=pr.optim.SGD(lr=0.1)).init()
-        with pytest.raises(StateError, match=r"momentum_buffer"):
+        with pytest.raises(StateError, match=r"hyper/dampening"):
             make()(state, {"x": X})
 
 
