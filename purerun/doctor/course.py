@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 from torch import nn
 
+from purerun import batch as _batch
 from purerun.data import Loader, Source
 from purerun.doctor.finding import RUNS, Examined, Finding, examined, raised
 from purerun.doctor.healthy import healthy
@@ -180,9 +181,9 @@ def _fitting(recipe: Recipe) -> tuple[Recipe, dict[str, list[Any]]]:
     """Make a recipe with small batches, unless its model wants those that it has."""
     small = smaller(recipe)
     batches = _recorded(small)
-    if batches["train"] and not _takes(small, batches["train"][0]):
+    if batches["train"] and not _takes(small, batches["train"]):
         own = _recorded(recipe)
-        if own["train"] and _takes(recipe, own["train"][0]):
+        if own["train"] and _takes(recipe, own["train"]):
             return recipe, own
     return small, batches
 
@@ -197,12 +198,16 @@ def _of_step(step: str, each: Examined) -> Examined:
     return attrs.evolve(each, part=_path(step, each.part), findings=found)
 
 
-def _takes(recipe: Recipe, batch: Any) -> bool:
+def _takes(recipe: Recipe, batches: list[Any]) -> bool:
+    """Say whether the model takes batches of these sizes, and its wrappers the parts that they cut them into."""
     try:
         # With a module of its own: what a first call changes must be seen later.
         module = recipe.module()
-        for name, step in inner_steps(recipe.train_step(module)).items():
-            Patient(recipe.alone(name), module, step, [batch]).compute(copied(batch))
+        learner = recipe.train_step(module)
+        for name, step in inner_steps(learner).items():
+            Patient(recipe.alone(name), module, step, batches[:1]).compute(copied(batches[0]))
+        for each in {_batch.size(batch): batch for batch in batches}.values():
+            learner(recipe.init(module), copied(each))
     except Exception:  # noqa: BLE001 - whatever it is: the examination itself tells it
         return False
     return True

@@ -41,6 +41,11 @@ def criterion(output, batch):
     return cross_entropy(output, batch["y"])
 
 
+def taking_turns(steps, state, batch):
+    """Call one of the steps on a batch."""
+    return steps["two" if int(state["iter"]) % 3 == 2 else "one"](state, batch)
+
+
 SOUND = {
     "plain": {},
     "a cache in the data set": data(faults.Caching(), shuffle=True),
@@ -79,6 +84,25 @@ SOUND = {
             "two": pr.Part(loss=recipe.loss, optimizer=pr.optim.Adam(), wrappers=[pr.Accumulate(2)]),
         },
         "weights": "ema/one",
+    },
+    "steps that take turns": {
+        "loss": None,
+        "optimizer": None,
+        "steps": {
+            "one": pr.Part(loss=recipe.loss, optimizer=recipe.optimizer, wrappers=[pr.Clip(norm=1.0)]),
+            "two": pr.Part(loss=recipe.loss, optimizer=pr.optim.Adam(), wrappers=[pr.EMA(0.9)]),
+        },
+        "alternate": taking_turns,
+    },
+    "a sweep": {
+        "engine": "func",
+        "wrappers": [pr.Vmap(3, hyper={"lr": [0.1, 0.01, 0.001]})],
+        "metrics": {"accuracy": pr.metrics.Each(3, pr.metrics.Accuracy())},
+        "hooks": [],
+    },
+    "batches that are cut": {
+        "train": pr.Loader(faults.Pairs(), batch_size=32, drop_last=True),
+        "wrappers": [pr.Microbatch(2), pr.DataParallel(shards=8)],
     },
     "a line search": {"optimizer": pr.optim.Torch(torch.optim.LBFGS, lr=0.1, max_iter=4)},
     "schedules": {"optimizer": pr.optim.AdamW(lr=0.01), "schedule": [pr.schedule.Cosine(period=3)]},
