@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from purerun.state import Draft, State, StateError, leaves, peek
+from purerun.valid import is_number
 
 WEIGHTS = ("params", "buffers")
 """The entries of a state that hold a model."""
@@ -29,12 +30,15 @@ def interpolate(first: State, second: State, weight: float) -> State:
 
     Raises:
         StateError: the two have weights of other names or shapes.
+        ValueError: `weight` is no number.
 
     >>> a, b = (pr.testing.counted(params={"w": torch.full((2,), x)}, buffers={}) for x in (0.0, 1.0))
     >>> interpolate(a, b, 0.25)["params", "w"].tolist()
     [0.25, 0.25]
     """
     _same(first, second)
+    if not is_number(weight):
+        raise ValueError(f"expected a finite number to interpolate by, got {weight!r}")
     return _combined(first, (second,), lambda one, other: torch.lerp(one, other, weight))
 
 
@@ -59,7 +63,7 @@ def average(*states: State, weights: Sequence[float] | None = None) -> State:
     total = sum(share)
     if len(share) != len(states) or not total:
         raise ValueError(f"expected a weight for each of {len(states)} states, with a sum other than 0, got {weights}")
-    for state in states[1:]:
+    for state in states:
         _same(states[0], state)
     parts = [part / total for part in share]
     return _combined(states[0], states[1:], lambda *leaves: _mean(leaves, parts))
@@ -172,6 +176,9 @@ def _mean(leaves: Sequence[Tensor], parts: Sequence[float]) -> Tensor:
 
 
 def _same(first: State, second: State) -> None:
+    for state in (first, second):
+        if not isinstance(state, State):
+            raise StateError(f"expected states, each as an argument of its own, got {type(state).__name__}")
     mine, theirs = dict(_weights(first)), dict(_weights(second))
     if odd := sorted(set(mine) ^ set(theirs)):
         raise StateError(f"expected states of one model, but `{'/'.join(odd[0])}` is in one of them only")

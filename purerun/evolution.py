@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from purerun.population import SEEDS, Path, choose, members
+from purerun.population import SEEDS, Path, choose, counted
 from purerun.random import Key
 from purerun.state import Draft, State, StateError, leaves
 
@@ -17,7 +17,7 @@ _RANGES = {"dropout": (0.0, 1.0)}
 
 def evolve(
     state: State,
-    scores: Tensor,
+    scores: Tensor | Sequence[float],
     key: Key,
     *,
     hyper: Sequence[str] = ("lr",),
@@ -50,14 +50,19 @@ def evolve(
     >>> evolve(population, torch.tensor([0.5, 0.9, 0.7, 0.1]), Key.of(0), factors=[2.0])["hyper", "lr"].tolist()
     [0.1, 0.2, 0.4, 0.4]
     """
-    count = members(state)
+    count = counted(state)
+    scores = torch.as_tensor(scores)
+    if not factors or not isinstance(key, Key):
+        raise ValueError(
+            f"expected at least one factor, and a key such as pr.Key.of(0, 'evolve', 3), got {factors!r} and {key!r}"
+        )
     if scores.shape != (count,) or not 0 <= share <= 0.5:
         raise ValueError(
             f"expected {count} scores, one for each member, and a share between 0 and 0.5, "
             f"got scores of shape {list(scores.shape)} and share={share}"
         )
     ranked = scores.nan_to_num(nan=-torch.inf, neginf=-torch.inf).argsort(descending=True, stable=True).tolist()
-    replaced = int(count * share)
+    replaced = math.floor(count * share + 1e-9)  # 0.29 of 100 are 29
     copies = dict(zip(ranked[count - replaced :], ranked[:replaced], strict=True))
     after = choose(state, [copies.get(place, place) for place in range(count)])
     ranges = {**_RANGES, **(within or {})}

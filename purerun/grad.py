@@ -321,13 +321,14 @@ def _weight(given: Any) -> float | Tensor:
         if weight.device.type != "cpu" or is_abstract(weight):
             return weight.to(torch.float64)
         weight = weight.item()
-    if not isinstance(weight, Real) or not 0 <= weight < math.inf:
+    number = float(weight) if isinstance(weight, Real) else math.nan
+    if not 0 <= number < math.inf:
         got = f"a tensor of shape {list(given.shape)}" if isinstance(weight, Tensor) else repr(weight)
         raise LossError(
             f"expected the loss's weight to be a finite number of at least 0, or a scalar tensor with one, got {got}; "
             "count what the sum is over"
         )
-    return weight
+    return number
 
 
 def _mean(total: Tensor, weight: float | Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from purerun.identity import read_bytes
 from purerun.state import COUNTERS, REPORT, Draft, State, StateError, lazy_clone, leaves, peek, seal
+from purerun.valid import is_whole
 
 SEEDS = "seeds"
 """The entry that only a population has."""
@@ -93,7 +94,7 @@ def stacked(trees: Sequence[Mapping[str, Any]], like: Mapping[Path, Tensor] | No
     def join(path: Path, parts: list[Tensor]) -> Tensor:
         if path == ("seed",):
             return parts[0].clone()
-        return _agreed(path, parts) if _is_shared(path, parts[0], like) else torch.stack(parts)
+        return _agreed(path, parts) if _is_shared(path, parts[0], like) else _stacked(path, parts)
 
     return {**_joined(trees, join), SEEDS: torch.stack([tree["seed"] for tree in trees])}
 
@@ -113,12 +114,12 @@ def unstack(state: State) -> tuple[State, ...]:
     >>> [pr.digest(state) for state in unstack(stack(states))] == [pr.digest(state) for state in states]
     True
     """
-    count = _counted(state)
+    count = counted(state)
     seeds = peek(state)[SEEDS]
     return tuple(seal({**_taken(state, place, count), "seed": seeds[place].clone()}) for place in range(count))
 
 
-def choose(state: State, places: Sequence[int]) -> State:
+def choose(state: State, places: Sequence[int] | Tensor) -> State:
     """Make the population of some members, in this order; one may be there twice.
 
     Raises:
@@ -129,15 +130,21 @@ def choose(state: State, places: Sequence[int]) -> State:
     >>> choose(stack([step.init(seed) for seed in range(4)]), [3, 0])["seeds"].tolist()
     [3, 0]
     """
-    count = _counted(state)
-    if not places or not all(0 <= place < count for place in places):
-        raise StateError(f"expected members among 0 to {count - 1}, and at least one, got {list(places)}")
+    count = counted(state)
+    places = places.tolist() if isinstance(places, Tensor) else list(places)
+    if not places or not all(is_whole(place) and 0 <= place < count for place in places):
+        raise StateError(f"expected members among 0 to {count - 1}, and at least one, got {places}")
     chosen = torch.tensor(places, device="cpu")
     seeds = peek(state)[SEEDS]
     return seal({**_taken(state, chosen, count), "seed": lazy_clone(peek(state)["seed"]), SEEDS: seeds[chosen]})
 
 
-def _counted(state: State) -> int:
+def counted(state: State) -> int:
+    """Count the members of a population.
+
+    Raises:
+        StateError: it is none.
+    """
     if not isinstance(state, State) or not members(state):
         raise StateError(
             "expected a population, got "
@@ -193,6 +200,17 @@ def _is_shared(path: Path, leaf: Tensor, like: Mapping[Path, Tensor] | None) -> 
             "state of the step that goes on: pr.stack(states, like=sweep.init())"
         )
     return path in like and like[path].shape == leaf.shape
+
+
+def _stacked(path: Path, parts: list[Tensor]) -> Tensor:
+    first = parts[0]
+    for place, part in enumerate(parts):
+        if part.shape != first.shape or part.dtype != first.dtype:
+            raise StateError(
+                f"expected states alike at `{'/'.join(path)}`, got {first.dtype} {list(first.shape)} in the first and "
+                f"{part.dtype} {list(part.shape)} in number {place}; stack states of one program"
+            )
+    return torch.stack(parts)
 
 
 def _agreed(path: Path, parts: list[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ calling it runs one after the other.  Beneath them, and for wrappers, stand `rea
 from __future__ import annotations
 
 import math
+import os
 import re
 import traceback
 import warnings
@@ -27,7 +28,7 @@ from purerun.batch import BatchError
 from purerun.bind import is_abstract
 from purerun.data.place import Position
 from purerun.data.shards import Shards, Share
-from purerun.grad import WHOLE, Grads, Pass
+from purerun.grad import WHOLE, Grads, LossError, Pass
 from purerun.random import Key, keyed
 from purerun.schedule import Affine
 from purerun.state import COUNTERS, REPORT, Draft, State, StateError, lazy_clone, leaves, peek, release, seal, unseal
@@ -270,6 +271,11 @@ class Step(ABC):
             raise
         self.note(draft, grads)
         mine = {f"{self.slot}.{name}": value for name, value in grads.metrics.items()} if self.slot else grads.metrics
+        if not draft[REPORT].keys().isdisjoint(mine):
+            raise LossError(
+                "expected terms of the loss with other names than what the step itself reports, got "
+                f"{sorted(draft[REPORT].keys() & mine.keys())}; call them something else"
+            )
         draft[REPORT].update(mine)
         draft["iter"] = _count(int(draft["iter"]) + 1)
 
@@ -415,9 +421,11 @@ def _is_about_shapes(error: Exception) -> bool:
 
 
 def _place(error: Exception) -> str:
-    """Say where the user's own code was: the innermost line that is not torch's."""
-    torchs = str(Path(torch.__file__).parent)
-    frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith(torchs)]
+    """Say where the user's own code was: the innermost line that is neither torch's nor ours."""
+    others = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith(others)]
+    if not frames:
+        return "in the model"
     return f"in {frames[-1].name}, {frames[-1].filename}:{frames[-1].lineno}"
 
 

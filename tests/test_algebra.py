@@ -200,12 +200,13 @@ def test_a_renamed_state_goes_on_as_the_renamed_model_does(optimizer, wrappers):
     [
         (lambda: algebra.interpolate(STATES[0], pr.testing.counted(params={}, buffers={}), 0.5), "is in one of them"),
         (lambda: algebra.average(STATES[0], STATES[1].replace(params={"more": torch.zeros(1)})), "`params/more` is in"),
+        (lambda: algebra.average([STATES[0], STATES[1]]), "each as an argument of its own, got list"),
         (lambda: algebra.graft(STATES[0], STATES[1], "stem.*"), "expected 'stem.*' to match a weight of the donor"),
         (lambda: algebra.rename(STATES[0], {"stem.": "a."}), "names of weights among"),
         (lambda: algebra.rename(STATES[0], {"0.weight": "2.weight"}), "several would be `2.weight`"),
         (lambda: algebra.freeze(STATES[0], "head"), "expected shares among [], got ['head']"),
     ],
-    ids=["names", "more", "pattern", "old name", "new name", "share"],
+    ids=["names", "more", "a list", "pattern", "old name", "new name", "share"],
 )
 def test_what_does_not_fit_is_refused(make, said):
     """With what was expected and what came."""

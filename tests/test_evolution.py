@@ -86,6 +86,30 @@ def test_what_is_explored_stays_within_its_range():
     assert sweep(state, torch.ones(4, 2))["metrics", "loss"].isfinite().all()
 
 
+def test_a_share_is_what_it_says():
+    """Floats are a little off: 0.29 of 100 are 29."""
+    _, state = population([1.0] * 100)
+    after = pr.evolve(state, list(range(100)), pr.Key.of(0), share=0.29, factors=[2.0])
+
+    assert after["hyper", "lr"].tolist() == [2.0] * 29 + [1.0] * 71
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "change"),
+    [
+        (pr.StateError, "expected a population", {"state": pr.testing.counted()}),
+        (ValueError, "at least one factor, and a key", {"factors": []}),
+        (ValueError, "at least one factor, and a key", {"key": 0}),
+    ],
+    ids=["single", "factors", "key"],
+)
+def test_what_makes_no_sense_is_refused(error, said, change):
+    """In words."""
+    given = {"state": population([0.1, 0.2])[1], "scores": [0.0, 1.0], "key": pr.Key.of(0), **change}
+    with pytest.raises(error, match=said):
+        pr.evolve(**given)
+
+
 def test_what_does_not_fit_is_refused():
     """Scores of another number, a share of more than a half, an unknown hyper-parameter, a single run."""
     sweep, state = population([0.1, 0.2])

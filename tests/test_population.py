@@ -76,6 +76,7 @@ def test_reports_of_other_names_are_left_out():
     assert () == pr.stack([step.init(0), state])["metrics"].names()
 
 
+@pytest.mark.filterwarnings("ignore::purerun.wrappers.vmap.SameMembers")
 def test_numbers_of_wrappers_need_a_likeness():
     """Around a sweep a window has one count for all."""
     step = make_step()
@@ -121,3 +122,23 @@ def test_what_is_no_population_is_refused():
             function(state)
     with pytest.raises(pr.StateError, match="members among 0 to 0"):
         pr.choose(pr.stack([state]), [1])
+
+
+def test_states_of_other_kinds_are_not_stacked():
+    """Another dtype would silently win."""
+    step = pr.TrainStep(torch.nn.Linear(2, 1), lambda model, x: model(x).mean(), pr.optim.SGD(lr=0.1))
+    one = step.init()
+    for other in (one["params", "weight"].double(), torch.zeros(1, 3)):
+        with pytest.raises(pr.StateError, match="expected states alike at `params/weight`"):
+            pr.stack([one, one.replace(params={"weight": other})])
+
+
+def test_members_are_chosen_by_whole_numbers():
+    """Those of a tensor too, as ranking gives them."""
+    step = pr.TrainStep(torch.nn.Linear(2, 1), lambda model, x: model(x).mean(), pr.optim.SGD(lr=0.1))
+    population = pr.stack([step.init(seed) for seed in range(3)])
+
+    assert pr.choose(population, torch.tensor([2, 0]))["seeds"].tolist() == [2, 0]
+    for places in ([1.0], torch.tensor([0.5]), [3], []):
+        with pytest.raises(pr.StateError, match="members among 0 to 2"):
+            pr.choose(population, places)

@@ -419,3 +419,33 @@ def test_counters_that_are_anywhere_work():
 
     assert 10**12 + 1 == int(step(state, {"x": X})["iter"])
     assert counted(iter=3).names()
+
+
+@pytest.mark.parametrize(
+    ("name", "wrappers"),
+    [
+        ("lr", []),
+        ("grad_norm", [pr.Clip(1.0)]),
+        ("skipped", [pr.SkipNonFinite()]),
+        ("microbatches", [pr.Microbatch(on_oom="halve")]),
+    ],
+)
+def test_a_term_with_the_name_of_a_report_is_refused(name, wrappers):
+    """One of the two would be lost without a word."""
+
+    def loss(model, x):
+        return {"loss": model(x).mean(), name: torch.tensor(1.0)}
+
+    step = pr.wrap(pr.TrainStep(nn.Linear(2, 1), loss, pr.optim.SGD(lr=0.1)), *wrappers)
+    with pytest.raises(LossError, match=rf"{name}.*call (them|it) something else"):
+        step(step.init(), torch.ones(4, 2))
+
+
+def test_an_error_names_the_user_s_own_line():
+    """And no line of torch's or ours."""
+    step = pr.wrap(
+        pr.TrainStep(nn.Sequential(nn.Linear(3, 1)), lambda m, x: m(x).mean(), pr.optim.SGD(lr=0.1), engine="func"),
+        pr.Dropout(0.1),
+    )
+    with pytest.raises(BatchError, match=r"in <lambda>, .*test_step.py"):
+        step(step.init(), torch.ones(4, 2))

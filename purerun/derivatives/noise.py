@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -73,7 +73,7 @@ class Noise:
         return self.signal, self.noise
 
 
-def noise_scale(parts: Grads | Sequence[Grads]) -> Noise:
+def noise_scale(parts: Grads | Iterable[Grads]) -> Noise:
     """Estimate the gradient noise scale from the gradients of several parts of one batch.
 
     The parts are single samples (`pr.per_sample(...)`, which is one value with a row for each), or anything that was
@@ -102,6 +102,7 @@ def noise_scale(parts: Grads | Sequence[Grads]) -> Noise:
     >>> float(pr.noise_scale([step.grad(state, part) for part in x.split(1)]).noise)
     2.0
     """
+    parts = parts if isinstance(parts, Grads) else list(parts)
     weights = _weights(parts)
     count = len(weights)
     if count < 2:

@@ -20,6 +20,7 @@ from purerun.mapping import mapped
 from purerun.random import keyed
 from purerun.state import Draft, State
 from purerun.step import HOST, Step
+from purerun.valid import is_whole
 
 
 def per_sample(step: Step, state: State, batch: Any, *, chunk: int | None = None) -> Grads:
@@ -101,7 +102,7 @@ def _joined(parts: Sequence[Grads]) -> Grads:
 
 def _chunks(batch: Any, chunk: int | None) -> int:
     """Count the runs that a batch is cut into, so that none has more samples than a chunk."""
-    if chunk is not None and (isinstance(chunk, bool) or chunk < 1):
+    if chunk is not None and (not is_whole(chunk) or chunk < 1):
         raise ValueError(f"expected chunk to be a number of samples, at least 1, or None for all, got {chunk!r}")
     count = _batch.size(batch)
     if not count:

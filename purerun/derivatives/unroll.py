@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from purerun.derivatives.twice import flows, twice
 from purerun.state import REPORT, Draft, State, lazy_clone, leaves, peek, seal
+from purerun.valid import is_whole
 
 Advance: TypeAlias = Callable[[State, Any], State]
 Path: TypeAlias = tuple[str, ...]
@@ -47,7 +48,7 @@ def unroll(step: Advance, state: State, batches: Iterable[Any], *, recompute: in
     >>> float(derivative["lr"]), -12 * 0.8**5
     (-3.93216, -3.93216)
     """
-    if isinstance(recompute, bool) or recompute < 0:
+    if not is_whole(recompute) or recompute < 0:
         raise ValueError(f"expected recompute to be a number of steps, at least 0, got {recompute!r}")
     for stretch in _stretches(batches, recompute or 1):
         state = _recomputed(step, state, stretch) if recompute else _folded(step, state, stretch)

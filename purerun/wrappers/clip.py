@@ -46,7 +46,7 @@ class Clip(Wrapper):
     (3.0, 1.0)
     """
 
-    norm: float | None = attrs.field(default=None, kw_only=True)
+    norm: float | None = attrs.field(default=None)
     value: float | None = attrs.field(default=None, kw_only=True)
     adaptive: float | None = attrs.field(default=None, kw_only=True)
     skip: tuple[str, ...] = attrs.field(default=(), kw_only=True, converter=several)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from purerun.batch import cut, size
-from purerun.grad import Grads, Pass
+from purerun.grad import Grads, LossError, Pass
 from purerun.merge import Sum, add, mean, weigh
 from purerun.state import Draft, lazy_clone
 from purerun.step import Step
@@ -68,6 +68,10 @@ class Microbatch(Wrapper):
         parts = min(int(draft[self.slot]["parts"]), samples)
         while (grads := _tried(step, draft, batch, how, parts, samples)) is None:
             parts = min(2 * parts, samples)
+        if REPORTED in grads.metrics:
+            raise LossError(
+                f"expected a loss without a term {REPORTED!r}, which is reported here; call it something else"
+            )
         # The most parts count, where others merge what this pass says with what they read.
         told = {REPORTED: torch.tensor(parts, device="cpu")}
         return attrs.evolve(grads, metrics={**grads.metrics, **told}, merges={**grads.merges, REPORTED: "max"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -20,7 +21,7 @@ from purerun.optim.fixed import Fixed
 from purerun.optim.memo import Memo
 from purerun.population import SEEDS, SHARED, members, stacked
 from purerun.random import keyed, keyed_everywhere
-from purerun.state import REPORT, Draft, StateError
+from purerun.state import REPORT, Draft, StateError, leaves
 from purerun.step import HOST, Step
 from purerun.valid import is_number, one_of, whole
 from purerun.wrappers.wrapper import Wrapped, Wrapper
@@ -46,6 +47,10 @@ def _one_each(sweep: Vmap, attribute: Any, hyper: Settings) -> None:
                 f"expected a value of {name!r} for each of {sweep.members} members, got {len(values)}; give as many as "
                 "Vmap has members"
             )
+
+
+class SameMembers(UserWarning):
+    """All members of a sweep do the same."""
 
 
 @attrs.frozen
@@ -182,6 +187,15 @@ class Swept(Wrapped):
                     "expected a model and a loss that draw from torch's generators only, but they use numpy's or "
                     "Python's, which would say the same to all members; draw with torch"
                 )
+        if not self._memo["drew"] and self.wrapper.members > 1 and _are_one(draft):
+            warnings.warn(
+                SameMembers(
+                    f"the {self.wrapper.members} members of this sweep are one run: they begin with the same weights "
+                    "and hyper-parameters, and nothing is drawn at random; give each its own, with "
+                    "TrainStep(..., init=pr.initial.Fresh(make_model)) or other rules, or with Vmap(..., hyper=...)"
+                ),
+                stacklevel=2,
+            )
 
     @contextmanager
     def _streams(self, draft: Draft, how: Pass) -> Iterator[None]:
@@ -236,11 +250,16 @@ class Swept(Wrapped):
             )
 
 
-def _set(leaves: Draft, hyper: Settings) -> None:
+def _are_one(draft: Draft) -> bool:
+    """Say whether all members have the same weights and hyper-parameters."""
+    return all((leaf == leaf[:1]).all() for entry in ("params", "hyper") for _, leaf in leaves(draft[entry]))
+
+
+def _set(known: Draft, hyper: Settings) -> None:
     for name, values in hyper.items():
-        if name not in leaves:
-            raise ValueError(f"expected hyper-parameters among {sorted(leaves)}, which the step has, got {name!r}")
-        leaves[name] = torch.tensor(values, dtype=leaves[name].dtype, device=leaves[name].device)
+        if name not in known:
+            raise ValueError(f"expected hyper-parameters among {sorted(known)}, which the step has, got {name!r}")
+        known[name] = torch.tensor(values, dtype=known[name].dtype, device=known[name].device)
 
 
 def _common(weight: float | Tensor) -> float | Tensor:

@@ -238,6 +238,7 @@ def test_a_line_search_is_refused():
         pr.wrap(step, pr.Accumulate(2))
 
 
+@pytest.mark.filterwarnings("ignore::purerun.wrappers.vmap.SameMembers")
 def test_a_window_stands_around_a_mapped_program():
     """All members wait for one window."""
     plain, x = make(engine="func"), torch.randn(6, 2, dtype=torch.float64)

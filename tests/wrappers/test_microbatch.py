@@ -222,6 +222,7 @@ def test_shards_are_cut_in_parts():
 
 
 @pytest.mark.parametrize("wrapper", [pr.Microbatch(2), pr.Microbatch(1, on_oom="halve")], ids=["cut", "halve"])
+@pytest.mark.filterwarnings("ignore::purerun.wrappers.vmap.SameMembers")
 def test_it_stands_around_a_mapped_program(wrapper):
     """The batches of all members are cut alike."""
     plain, x = make(engine="func"), normal(4, 2)

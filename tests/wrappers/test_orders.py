@@ -30,7 +30,7 @@ WRAPPERS = {
     "Remat": pr.Remat("0"),
     "SWA": pr.SWA(),
     "SkipNonFinite": pr.SkipNonFinite(),
-    "Vmap": pr.Vmap(2),
+    "Vmap": pr.Vmap(2, hyper={"lr": [0.1, 0.05]}),
 }
 SECONDS = ("Compile",)
 """Kinds that take a compiler, and so are tried by option only."""

@@ -15,6 +15,7 @@ from purerun.mapping import SweepError
 from purerun.step import NonFiniteLoss
 from purerun.testing import check_everything
 from purerun.testing.optimizers import OPTIMIZERS
+from purerun.wrappers.vmap import SameMembers
 from tests.wrappers.sweeping import MEMBERS, RATES, SGD, Scales, batches, follow, gap, loss, make_step, mlp, same
 
 TRACED = {name: case.optimizer for name, case in OPTIMIZERS.items() if case.traced}
@@ -74,6 +75,7 @@ def test_settings_are_those_of_hand_written_loops():
         torch.testing.assert_close(torch.stack([each[name] for each in expected]), leaf, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.filterwarnings("ignore::purerun.wrappers.vmap.SameMembers")
 def test_batch_norm_has_statistics_for_each_member():
     """Running means and counts are batched, and follow."""
     step = make_step(mlp(nn.BatchNorm1d(17)).double())
@@ -115,6 +117,7 @@ def test_seeds_are_successive_or_common():
 
 
 @given(seed=st.integers(0, 2**40), members=st.integers(1, 4), left=st.integers(0, 3), rate=st.sampled_from([0.0, 0.5]))
+@pytest.mark.filterwarnings("ignore::purerun.wrappers.vmap.SameMembers")
 def test_a_member_goes_on_alone_from_any_iteration(seed, members, left, rate):
     """Taken out at any time, it does what it would have done inside."""
     step, seen = make_step(Scales(rate)), batches(3)
@@ -218,6 +221,7 @@ def test_a_compiled_sweep_follows_up_to_rounding():
     assert gap(*follow(sweep, step, batches(5))) < 1e-5
 
 
+@pytest.mark.filterwarnings("ignore::purerun.wrappers.vmap.SameMembers")
 def test_an_ensemble_predicts_as_its_members_do_one_by_one():
     """All at once, in evaluation mode, at the trained weights and at averaged ones; chance included."""
     net, (batch, *_) = mlp(nn.BatchNorm1d(17)).double(), batches(1, torch.float64)
@@ -272,6 +276,7 @@ def elsewhere(model, batch):
     return loss(model, batch) * importlib.import_module("random").random()
 
 
+@pytest.mark.filterwarnings("ignore::purerun.wrappers.vmap.SameMembers")
 def test_what_does_not_fit_is_refused_when_it_is_met():
     """A hyper-parameter that nobody has, an optimizer without a traced form, chance of others, other states."""
     (batch,), step = batches(1), make_step()
@@ -292,6 +297,7 @@ def test_what_does_not_fit_is_refused_when_it_is_met():
         step(sweep.init(), batch)
 
 
+@pytest.mark.filterwarnings("ignore::purerun.wrappers.vmap.SameMembers")
 def test_chance_that_begins_later_is_noticed(monkeypatch):
     """Whatever the first iterations looked like."""
     model = Scales()
@@ -303,3 +309,25 @@ def test_chance_that_begins_later_is_noticed(monkeypatch):
         state, alone = sweep(state, batch), [step(each, batch) for each in alone]
 
     assert same(state, alone)
+
+
+def test_members_that_would_do_the_same_are_told():
+    """By weights, hyper-parameters or chance they differ; without any of these it is one run, many times."""
+    x = torch.ones(4, 2)
+
+    def sweep(*layers, wrapper=pr.Vmap(3), **options):  # noqa: B008
+        net = nn.Sequential(*layers, nn.Linear(2, 1))
+        step = pr.TrainStep(net, lambda m, x: m(x).square().mean(), pr.optim.SGD(lr=0.1), engine="func", **options)
+        return pr.wrap(step, wrapper)
+
+    alike = sweep()
+    with pytest.warns(SameMembers, match=r"the 3 members of this sweep are one run.*init=pr.initial.Fresh"):
+        state = alike(alike.init(), x)
+    alike(state, x)  # once is enough
+    for differing in (
+        sweep(nn.Dropout(0.5)),
+        sweep(wrapper=pr.Vmap(3, hyper={"lr": [0.1, 0.1, 0.2]})),
+        sweep(init=pr.initial.Fresh(lambda: nn.Sequential(nn.Linear(2, 1)))),
+        sweep(wrapper=pr.Vmap(1)),
+    ):
+        differing(differing.init(), x)
