@@ -196,8 +196,13 @@ class ValStep:
         if self.predict.device.type != "cpu":
             batch = _batch.move(batch, self.predict.device)
         output = self.predict(state, batch)
-        with torch.no_grad():
-            return _metrics.update(self.metrics, tallies, output, batch)
+        try:
+            with torch.no_grad():
+                return _metrics.update(self.metrics, tallies, output, batch)
+        except Exception as error:
+            if count := members(state):
+                error.add_note(f"the state is a population of {count}: judge it with pr.metrics.Each({count}, ...)")
+            raise
 
     def compute(self, tallies: Tallies) -> dict[str, Tensor]:
         """Compute the scores: name -> scalar tensor."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from torch import Tensor
 
@@ -66,6 +66,13 @@ class Source(ABC):
         Raises:
             TypeError: only reading can tell.
         """
+
+    def __iter__(self) -> NoReturn:
+        """Refuse: an order needs a seed and an epoch."""
+        raise TypeError(
+            "expected to be told from where to read, because order and augmentation are functions of a seed: "
+            "`for batch, position in loader.read(seed, epoch, cursor)` does so; a TrainLoop takes the loader itself"
+        )
 
     def slots(self) -> dict[str, Tensor]:
         """Make what a state must carry for this source beside its counters: by name, at full size."""

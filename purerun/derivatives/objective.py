@@ -28,7 +28,8 @@ def loss_at(step: Step, state: State, batch: Any, *, training: bool = False) -> 
             whole batch.
         state: the state.
         batch: what the loss is of.
-        training: run the model in training mode, under the key of the state's iteration; else in evaluation mode.
+        training: run the model in training mode, under the key of the state's iteration; else in evaluation mode, in
+            which what a BatchNorm has gathered counts as a constant: torch has no derivative of it.
 
     Raises:
         TypeError: there is no training step inside.

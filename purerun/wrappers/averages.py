@@ -26,7 +26,8 @@ class Average(Wrapper):
     (`BaseAveragedModel`, `EMAHook`).
 
     Attributes:
-        begin: the first finished iteration or epoch (counted from 1) with which averaging begins.
+        begin: the first finished iteration or epoch (counted from 1) with which averaging begins; inside of
+            `Accumulate(schedule="update")` its iterations are the updates.
         by: what `begin` counts, "iter" or "epoch".
         interval: updates of this wrapper from one move of the average to the next.
         buffers: "copy" to have the newest ones, or "average" to average those of floating point too.
@@ -118,6 +119,8 @@ class EMA(Average):
 
     Attributes:
         decay: how much of the average stays, in [0, 1].
+        begin, by, interval, buffers: as in `purerun.wrappers.averages.Average`: from which iteration (`by="epoch"`:
+            epoch) on, once in how many updates, and whether buffers are copied or averaged.
 
     >>> import purerun as pr
     >>> step = pr.TrainStep(torch.nn.Linear(1, 1), lambda model, x: model(x).mean(), pr.optim.SGD(lr=1.0))
