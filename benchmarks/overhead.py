@@ -161,11 +161,13 @@ def race_wrappers(task: Task, optimizer: str, rounds: int) -> None:
         contestants[name] = lambda task, _, wrappers=wrappers: wrapped(task, ours, wrappers)
         contestants[f"{name}, by hand"] = lambda task, _, body=body: hand_written(task, make, body)
     times = race(task, optimizer, contestants, rounds)
-    table = Table("", "us/iteration", "by hand", "/ by hand", "/ bare", title=f"wrappers, {optimizer}")
+    columns = ("", "us/iteration", "by hand", "/ by hand", "over bare", "by hand over bare", "the one / the other")
+    table = Table(*columns, title=f"wrappers, {optimizer}")
     for name in FEATURES:
         hand = f"{name}, by hand"
         fields = [f"{statistics.median(times[each]) * 1e6:.0f}" for each in (name, hand)]
-        fields += [f"{ratio(times, name, base):.3f}" for base in (hand, "bare step")]
+        ours, theirs = ratio(times, name, "bare step"), ratio(times, hand, "bare step, by hand")
+        fields += [f"{number:.3f}" for number in (ratio(times, name, hand), ours, theirs, ours / theirs)]
         table.add_row(name, *fields)
     Console(width=100).print(table)
 

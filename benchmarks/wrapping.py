@@ -129,6 +129,46 @@ def clip_value(model: nn.Module, opt: torch.optim.Optimizer, source: Iterator[An
     return once
 
 
+def clip_adaptive(model: nn.Module, opt: torch.optim.Optimizer, source: Iterator[Any]) -> Callable[[], None]:
+    """Adaptive clipping as its paper's code does it, a parameter at a time, with the norms that are reported here."""
+    params = list(model.parameters())
+
+    def norms(x: torch.Tensor) -> torch.Tensor:
+        return x.norm() if x.ndim < 2 else x.norm(dim=tuple(range(1, x.ndim)), keepdim=True)
+
+    def once() -> None:
+        opt.zero_grad()
+        loss(model, next(source)).backward()
+        nn.utils.get_total_norm([param.grad for param in params], foreach=True)
+        with torch.no_grad():
+            for param in params:
+                most = norms(param).clamp_(min=1e-3).mul_(0.01)
+                param.grad.mul_((most / norms(param.grad)).clamp_(max=1.0))
+        nn.utils.get_total_norm([param.grad for param in params], foreach=True)
+        opt.step()
+
+    return once
+
+
+def dropout(model: nn.Module, opt: torch.optim.Optimizer, source: Iterator[Any]) -> Callable[[], None]:
+    """A probability that is set in each iteration."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Dropout)]
+
+    def once() -> None:
+        for layer in layers:
+            layer.p = 0.1
+        opt.zero_grad()
+        loss(model, next(source)).backward()
+        opt.step()
+
+    return once
+
+
+def annealed(average: list[torch.Tensor], params: list[torch.Tensor], count: torch.Tensor | int) -> None:
+    """Move an average that is annealed."""
+    torch._foreach_lerp_(average, params, max(0.001, 100 / (100 + int(count))))
+
+
 def remat(model: nn.Module, opt: torch.optim.Optimizer, source: Iterator[Any]) -> Callable[[], None]:
     """Activation checkpointing of every linear layer, by torch's own function around its forward."""
     for module in model.modules():
@@ -179,10 +219,13 @@ FEATURES: dict[str, tuple[tuple[pr.Wrapper, ...], Body]] = {
     "Precision float16": ((pr.Precision("float16"),), float16),
     "Clip(norm=1)": ((pr.Clip(norm=1.0),), clip),
     "Clip(value=0.1)": ((pr.Clip(value=0.1),), clip_value),
+    "Clip(adaptive=0.01)": ((pr.Clip(adaptive=0.01),), clip_adaptive),
+    "Dropout(0.1)": ((pr.Dropout(0.1),), dropout),
     "Masters()": ((pr.Masters(),), masters),
     "Remat": ((pr.Remat("*"),), remat),
     "SkipNonFinite()": ((pr.SkipNonFinite(),), skip),
     "EMA(0.999)": ((pr.EMA(0.999),), averaged(get_ema_multi_avg_fn(0.999))),
+    "AnnealedEMA(0.999)": ((pr.AnnealedEMA(0.999),), averaged(annealed)),
     "SWA()": ((pr.SWA(),), averaged(get_swa_multi_avg_fn())),
 }
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from purerun import batch as _batch
 from purerun import grad, program
-from purerun.bind import Binding, ModelError
+from purerun.bind import Binding, ModelError, is_abstract
 from purerun.grad import WHOLE, Engine, Grads, LossFunction, Pass
 from purerun.initial import Rule, begun
 from purerun.naming import Naming
@@ -279,8 +279,10 @@ class TrainStep(Step):
 
     def note(self, draft: Draft, grads: Grads) -> None:
         """Report the hyper-parameters in force, in an iteration that has not used them too."""
-        if (f"{self.name}.lr" if self.name else "lr") not in draft["metrics"]:
-            self._buckets(draft)
+        leaves = self._leaves(draft)
+        first = "lr" if "lr" in leaves else next((schedule.param for schedule in self.schedule), None)
+        if first is not None and self._told(first) not in draft["metrics"]:
+            self._report(draft, leaves, draft[HOST] if HOST in draft else self.host(draft))
 
     def text(self) -> str:
         """Say the program of this step."""
@@ -297,7 +299,7 @@ class TrainStep(Step):
 
     def _buckets(self, draft: Draft) -> list[Bucket]:
         """Read the hyper-parameters in force, and report them."""
-        leaves = draft["hyper"][self.name] if self.name else draft["hyper"]
+        leaves = self._leaves(draft)
         # Numbers for the kernels; the functional forms take the leaves, to map and differentiate by.
         traced = self.engine == "func" or HOST in draft
         if not traced and torch._C._functorch.maybe_current_level() is not None:
@@ -307,21 +309,27 @@ class TrainStep(Step):
             )
         base = leaves if traced else {name: leaf.item() for name, leaf in leaves.items()}
         maps = draft[HOST] if HOST in draft else self.host(draft)
-        self._report(draft["metrics"], base, leaves, maps)
+        self._report(draft, leaves, maps)
         return [Bucket(names, _scheduled(base, mult, maps)) for names, mult in self.buckets]
 
-    def _report(self, report: Draft, base: Mapping[str, Any], leaves: Draft, maps: Mapping[str, Affine]) -> None:
-        for name in ("lr", *(name for name in maps if name != "lr")) if "lr" in base else maps:
-            if name in maps:
-                value = maps[name].scale * base[name] + maps[name].shift
-                used = (
-                    value
-                    if isinstance(value, Tensor)
-                    else torch.scalar_tensor(value, dtype=torch.float64, device="cpu")
-                )
-            else:
-                used = lazy_clone(leaves[name])
-            report[f"{self.name}.{name}" if self.name else name] = used
+    def _report(self, draft: Draft, leaves: Draft, maps: Mapping[str, Affine]) -> None:
+        for name in ("lr", *(name for name in maps if name != "lr")) if "lr" in leaves else maps:
+            draft["metrics"][self._told(name)] = _used(leaves[name], maps.get(name))
+
+    def _leaves(self, draft: Draft) -> Draft:
+        return draft["hyper"][self.name] if self.name else draft["hyper"]
+
+    def _told(self, name: str) -> str:
+        return f"{self.name}.{name}" if self.name else name
+
+
+def _used(leaf: Tensor, scheduled: Affine | None) -> Tensor:
+    """Make the value in force of a hyper-parameter: float64."""
+    if scheduled is None:
+        return lazy_clone(leaf)
+    if is_abstract(leaf) or leaf.ndim:
+        return scheduled(leaf)
+    return torch.scalar_tensor(scheduled(leaf.item()), dtype=torch.float64, device="cpu")
 
 
 def _scheduled(base: Mapping[str, float], mult: Mapping[str, float], maps: Mapping[str, Affine]) -> Mapping[str, float]:

@@ -6,22 +6,24 @@ import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from purerun.bind import ModelError
-from purerun.grad import Grads, Pass
+from purerun.grad import WHOLE, Grads, Pass
 from purerun.random import again, keyed_everywhere
 from purerun.state import Draft, lazy_clone
 from purerun.step import Step
 from purerun.valid import several
-from purerun.wrappers.wrapper import Wrapper, innermost
+from purerun.wrappers.wrapper import Wrapped, Wrapper, innermost
 
-Buffers = list[tuple[dict[str, Any], str, Tensor]]
-"""Where a module keeps a buffer, under which key, and the buffer."""
+Places: TypeAlias = list[tuple[dict[str, Any], str]]
+"""Where a module keeps a buffer, and under which key."""
+Buffers: TypeAlias = list[tuple[dict[str, Any], str, Tensor]]
+"""The same, and the buffer."""
 
 
 @attrs.frozen
@@ -59,14 +61,14 @@ class Remat(Wrapper):
                 "expected a step with engine='autograd', got one with engine='func', whose transforms cannot run a "
                 "part of the forward again; change the engine, or leave Remat out"
             )
-        self._chosen(step)
+        self.chosen(step)
 
-    def read(self, step: Step, draft: Draft, batch: Any, how: Pass) -> Grads:
-        """Compute gradients while the chosen modules run again."""
-        with _rerunning(self._chosen(step)):
-            return step.read(draft, batch, how)
+    def wrapped(self, step: Step) -> Step:
+        """Make the step whose modules run again."""
+        return _Rematerialised(step, self)
 
-    def _chosen(self, step: Step) -> list[nn.Module]:
+    def chosen(self, step: Step) -> list[nn.Module]:
+        """Find the modules that run again."""
         named = {name: inner for name, inner in step.module.named_modules() if name}
         for pattern in self.modules:
             if not any(fnmatchcase(name, pattern) for name in named):
@@ -86,13 +88,28 @@ class Remat(Wrapper):
         return [named[name] for name in outer]
 
 
+@attrs.frozen
+class _Rematerialised(Wrapped):
+    wrapper: Remat
+    # Found once: a step would look for them longer than a small module computes.
+    _modules: dict[nn.Module, Places] = attrs.field(init=False, eq=False, repr=False)
+
+    @_modules.default
+    def _found(self) -> dict[nn.Module, Places]:
+        return {module: _places(module) for module in self.wrapper.chosen(self.step)}
+
+    def read(self, draft: Draft, batch: Any, how: Pass = WHOLE) -> Grads:
+        with _rerunning(self._modules):
+            return self.step.read(draft, batch, how)
+
+
 @contextmanager
-def _rerunning(modules: list[nn.Module]) -> Iterator[None]:
+def _rerunning(modules: dict[nn.Module, Places]) -> Iterator[None]:
     """Let modules forget what they compute for a while, and put their own `forward` back."""
     own = [(inner.__dict__, inner.__dict__.get("forward")) for inner in modules]
     try:
-        for inner in modules:
-            inner.__dict__["forward"] = _forgetting(inner, inner.forward)
+        for inner, places in modules.items():
+            inner.__dict__["forward"] = _forgetting(inner.forward, places)
         yield
     finally:
         for place, forward in own:
@@ -102,9 +119,9 @@ def _rerunning(modules: list[nn.Module]) -> Iterator[None]:
                 place["forward"] = forward
 
 
-def _forgetting(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+def _forgetting(forward: Callable[..., Any], places: Places) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
-        before = [(place, key, lazy_clone(buffer)) for place, key, buffer in _buffers(module)]
+        before = [(place, key, lazy_clone(buffer)) for place, key, buffer in _buffers(places)]
         stand = keyed_everywhere.stand()  # torch's own generators are `checkpoint`'s business
         runs = iter([forward])
 
@@ -113,7 +130,7 @@ def _forgetting(module: nn.Module, forward: Callable[..., Any]) -> Callable[...,
             if first is not None:
                 return first(*args, **kwargs)
             # The second run must neither count in what buffers remember, nor see what they have learnt since.
-            with _showing(module, before), again(stand):
+            with _showing(places, before), again(stand):
                 return forward(*args, **kwargs)
 
         return checkpoint(once_more, *args, use_reentrant=False, **kwargs)
@@ -122,8 +139,8 @@ def _forgetting(module: nn.Module, forward: Callable[..., Any]) -> Callable[...,
 
 
 @contextmanager
-def _showing(module: nn.Module, buffers: Buffers) -> Iterator[None]:
-    now = _buffers(module)
+def _showing(places: Places, buffers: Buffers) -> Iterator[None]:
+    now = _buffers(places)
     try:
         for place, key, buffer in buffers:
             place[key] = lazy_clone(buffer)
@@ -133,10 +150,9 @@ def _showing(module: nn.Module, buffers: Buffers) -> Iterator[None]:
             place[key] = buffer
 
 
-def _buffers(module: nn.Module) -> Buffers:
-    return [
-        (inner._buffers, key, buffer)
-        for inner in module.modules()
-        for key, buffer in inner._buffers.items()
-        if buffer is not None
-    ]
+def _places(module: nn.Module) -> Places:
+    return [(inner._buffers, key) for inner in module.modules() for key in inner._buffers]
+
+
+def _buffers(places: Places) -> Buffers:
+    return [(place, key, buffer) for place, key in places if (buffer := place[key]) is not None]
