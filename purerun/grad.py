@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from numbers import Real
 from typing import Any, Literal, TypeAlias
 
@@ -77,6 +79,9 @@ class Term:
     merge: Merge = attrs.field(default="mean", validator=one_of("mean", "sum", "max", "min", "last"))
 
 
+Block: TypeAlias = Callable[[], AbstractContextManager[Any]]
+
+
 @attrs.frozen
 class Pass:
     """How one forward and backward pass is made; wrappers around `grad` hand another one inwards.
@@ -88,6 +93,7 @@ class Pass:
             multiplied by it, the reported loss does not.
         autocast: the dtype of the autocast in which the loss is computed, if any; the backward pass is outside of it,
             as torch wants it.
+        within: what makes further `with` blocks in which the loss is computed, the outermost first.
 
     >>> Pass().at(2).at(0).part
     (2, 0)
@@ -96,6 +102,7 @@ class Pass:
     part: tuple[int, ...] = ()
     scale: Tensor | None = None
     autocast: torch.dtype | None = None
+    within: tuple[Block, ...] = ()
 
     def at(self, place: int) -> Pass:
         """Go into one of the parts that this part is cut into."""
@@ -145,6 +152,7 @@ def compute(
     unused: Literal["raise", "zero"] = "raise",
     scale: Tensor | None = None,
     autocast: torch.dtype | None = None,
+    within: tuple[Block, ...] = (),
 ) -> Grads:
     """Compute the gradients of a batch's loss by the trained parameters.
 
@@ -161,23 +169,28 @@ def compute(
             func cannot tell, and takes its gradient as zero.
         scale: see `Pass`.
         autocast: see `Pass`.
+        within: see `Pass`.
 
     Raises:
         LossError: the loss is not a scalar, or some trained parameter does not reach it.
     """
     if autocast is not None:
-        loss = _autocast(loss, autocast, params[trained[0]].device.type)
+        within = (*within, partial(torch.autocast, params[trained[0]].device.type, autocast))
+    if within:
+        loss = _inside(within, loss)
     if engine == "func":
         return _func(binding, loss, batch, params, buffers, trained, scale)
     return _autograd(binding, loss, batch, params, buffers, trained, unused, scale)
 
 
-def _autocast(loss: LossFunction, dtype: torch.dtype, device: str) -> LossFunction:
-    def cast(model: nn.Module, batch: Any) -> Any:
-        with torch.autocast(device, dtype):
+def _inside(within: tuple[Block, ...], loss: LossFunction) -> LossFunction:
+    def computed(model: nn.Module, batch: Any) -> Any:
+        with ExitStack() as blocks:
+            for block in within:
+                blocks.enter_context(block())
             return loss(model, batch)
 
-    return cast
+    return computed
 
 
 def _autograd(

@@ -8,12 +8,17 @@ Nothing here waits for a device.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import add as add_
+from typing import TypeAlias
 
 import attrs
 import torch
 from torch import Tensor
 
+from purerun.bind import is_abstract
 from purerun.grad import Grads, LossError, Merge
+
+Number: TypeAlias = float | Tensor
 
 _DOUBLE = torch.float64
 _SHORT = frozenset({torch.float16, torch.bfloat16})
@@ -26,7 +31,8 @@ class Sum:
     Attributes:
         grads: parameter name -> sum of weight times gradient; in float32 where gradients have 16 bits.
         weight: sum of the weights: a number, or a scalar tensor where the loss said its own.
-        metrics: name -> sum of weight times value in float64, or what `merges` says.
+        metrics: name -> sum of weight times value, or what `merges` says: numbers, where looking waits for nothing,
+            else tensors in float64.
         merges: how those merge that are not means by weight.
         dtypes: of the metrics, as they were.
         short: of the gradients that have 16 bits.
@@ -34,7 +40,7 @@ class Sum:
 
     grads: dict[str, Tensor]
     weight: float | Tensor
-    metrics: dict[str, Tensor]
+    metrics: dict[str, Number]
     merges: dict[str, Merge]
     dtypes: dict[str, torch.dtype]
     short: dict[str, torch.dtype] = attrs.field(factory=dict)
@@ -96,7 +102,7 @@ def mean(total: Sum, buffers: Mapping[str, Tensor] | None = None) -> Grads:
     torch._foreach_div_([*total.grads.values()], plain(count))
     grads = {**total.grads, **{name: total.grads[name].to(dtype) for name, dtype in total.short.items()}}
     metrics = {
-        name: value if name in total.merges else (value / count).to(total.dtypes[name])
+        name: _scalar(value if name in total.merges else value / count, total.dtypes[name])
         for name, value in total.metrics.items()
     }
     return Grads(grads, total.weight, dict(buffers or {}), metrics, total.merges)
@@ -139,14 +145,28 @@ def _transformed(tensor: Tensor) -> bool:
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
-def _weighed(grads: Grads) -> dict[str, Tensor]:
-    return {
-        name: value if name in grads.merges else value.to(_DOUBLE) * grads.weight
-        for name, value in grads.metrics.items()
-    }
+def _weighed(grads: Grads) -> dict[str, Number]:
+    weight, merges = grads.weight, grads.merges
+    read = _number if not isinstance(weight, Tensor) else _double
+    return {name: read(value) if name in merges else read(value) * weight for name, value in grads.metrics.items()}
 
 
-def _joined(first: Sum, weight: float | Tensor, metrics: Mapping[str, Tensor]) -> Sum:
+def _double(value: Tensor) -> Tensor:
+    return value.to(_DOUBLE)
+
+
+def _number(value: Tensor) -> Number:
+    # A few numbers of Python take less time than as many tensors of one element.
+    return _double(value) if value.ndim or not value.is_cpu or is_abstract(value) else value.item()
+
+
+def _scalar(value: Number, dtype: torch.dtype) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.to(dtype)
+    return torch.scalar_tensor(value, dtype=dtype, device="cpu")
+
+
+def _joined(first: Sum, weight: float | Tensor, metrics: Mapping[str, Number]) -> Sum:
     if first.metrics.keys() != metrics.keys():
         raise LossError(
             f"expected the loss to report the same terms of each part of a batch, got {sorted(first.metrics)} of one "
@@ -158,9 +178,22 @@ def _joined(first: Sum, weight: float | Tensor, metrics: Mapping[str, Tensor]) -
     return attrs.evolve(first, weight=first.weight + weight, metrics=together)
 
 
-_JOIN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "sum": torch.add,
-    "max": torch.maximum,
-    "min": torch.minimum,
+def _largest(first: Number, second: Number) -> Number:
+    """Take the larger one, or the one that is NaN, as torch does."""
+    if isinstance(first, Tensor):
+        return torch.maximum(first, torch.as_tensor(second))
+    return first if first != first or first > second else second
+
+
+def _least(first: Number, second: Number) -> Number:
+    if isinstance(first, Tensor):
+        return torch.minimum(first, torch.as_tensor(second))
+    return first if first != first or first < second else second
+
+
+_JOIN: dict[str, Callable[[Number, Number], Number]] = {
+    "sum": add_,
+    "max": _largest,
+    "min": _least,
     "last": lambda _, second: second,
 }

@@ -233,6 +233,7 @@ class TrainStep(Step):
             unused=self.unused,
             scale=how.scale,
             autocast=how.autocast,
+            within=how.within,
         )
 
     def _refuse_foreign_chance(self) -> None:

@@ -72,6 +72,11 @@ class Compiled(Wrapped):
     def read(self, draft: Draft, batch: Any, how: Pass = WHOLE) -> Grads:
         """Compute gradients by a graph."""
         _refuse_twice(draft)
+        if how.within:
+            raise CompileError(
+                "expected no `with` block around the forward pass of a compiled step, because a graph keeps what it "
+                "was traced in; put the wrapper that makes it inside of Compile"
+            )
         if self.device.type != "cpu":
             batch = _batch.move(batch, self.device)
         loose, nest = _flat(batch)

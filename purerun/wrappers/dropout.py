@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import attrs
@@ -63,8 +64,8 @@ class _Dropping(Wrapped):
             yield
 
     def read(self, draft: Draft, batch: Any, how: Pass = WHOLE) -> Grads:
-        with _Rate(self._leaves(draft)[NAME]):
-            return self.step.read(draft, batch, how)
+        rate = partial(_Rate, self._leaves(draft)[NAME])
+        return self.step.read(draft, batch, attrs.evolve(how, within=(*how.within, rate)))
 
     def _leaves(self, draft: Draft) -> Draft:
         return draft["hyper"][self.slot] if self.slot else draft["hyper"]
@@ -80,10 +81,12 @@ class _Rate(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        given = dict(kwargs or {})
+        given = {} if kwargs is None else kwargs
+        if func not in _WATCHED:
+            return func(*args, **given)
         if func in _NOISE:
             return self._dropped(func, {**dict(zip(_ARGUMENTS, args, strict=False)), **given})
-        if func in _REFUSED and _drops(*_REFUSED[func], args, given):
+        if _drops(*_REFUSED[func], args, given):
             raise ModelError(
                 f"expected dropout by nn.Dropout, or Dropout1d to 3d, inside of pr.Dropout, got {func.__name__} with a "
                 "probability of its own, which it cannot change; set that to 0, or leave pr.Dropout out"
@@ -139,6 +142,9 @@ _REFUSED: dict[Any, tuple[Argument, Argument]] = {
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _RECURRENT),
 }
 """Functions that drop by themselves -> their arguments that say how much, and whether they do."""
+
+
+_WATCHED = frozenset({*_NOISE, *_REFUSED})
 
 
 def _drops(chance: Argument, training: Argument, args: tuple[Any, ...], given: Mapping[str, Any]) -> bool:

@@ -80,6 +80,9 @@ REFUSALS = (
         ("Vmap",),
         "its norm would be that of all members together; put it inside of Vmap",
     ),
+    Refusal(
+        ("Dropout",), ("Compile",), "a graph keeps the probability that it was traced with; put it inside of Compile"
+    ),
     Refusal(("Dropout",), ("Vmap",), "all members would have one probability; put it inside of Vmap"),
     Refusal(
         ("Masters", "Precision with a scale", "SkipNonFinite"),

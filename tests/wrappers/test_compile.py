@@ -306,3 +306,17 @@ def test_tensors_in_plain_attributes_are_constants():
     expected, after = step(step.init(), x), pr.wrap(step, pr.Compile("grad"))(step.init(), x)
 
     assert torch.allclose(expected["params", "fc.weight"], after["params", "fc.weight"], atol=1e-6)
+
+
+def test_blocks_around_the_forward_pass_are_refused():
+    """A graph would keep those that it was traced in, and see no others."""
+
+    @attrs.frozen
+    class Within(pr.Wrapper):
+        def read(self, step, draft, batch, how):
+            return step.read(draft, batch, attrs.evolve(how, within=(torch.inference_mode,)))
+
+    step = pr.TrainStep(nn.Linear(2, 1), lambda model, x: model(x).mean(), pr.optim.SGD(lr=0.1))
+    step = pr.wrap(step, pr.Compile(), Within())
+    with pytest.raises(CompileError, match="put the wrapper that makes it inside of Compile"):
+        step(step.init(), torch.ones(4, 2))
