@@ -134,7 +134,8 @@ def clip_adaptive(model: nn.Module, opt: torch.optim.Optimizer, source: Iterator
     params = list(model.parameters())
 
     def norms(x: torch.Tensor) -> torch.Tensor:
-        return x.norm() if x.ndim < 2 else x.norm(dim=tuple(range(1, x.ndim)), keepdim=True)
+        dims = tuple(range(1, x.ndim)) or None
+        return torch.linalg.vector_norm(x, dim=dims, keepdim=x.ndim > 1)
 
     def once() -> None:
         opt.zero_grad()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from purerun import batch as _batch
 from purerun.bind import Binding, ModelError, is_abstract
+from purerun.owned import let_go
 from purerun.state import lazy_clone
 from purerun.valid import one_of
 
@@ -227,7 +228,7 @@ def _autograd(
     if any(grad is None for grad in grads):
         grads = _fill(grads, leaves, trained, unused)
     metrics, merges = _detached(total, terms), _merges(terms)
-    return Grads(dict(zip(trained, grads, strict=True)), weight, buffers, metrics, merges)
+    return Grads(dict(zip(trained, let_go(grads), strict=True)), weight, buffers, metrics, merges)
 
 
 def _refuse_aliases(binding: Binding, own: Sequence[Tensor], grads: tuple[Tensor | None, ...]) -> None:
@@ -293,6 +294,9 @@ def _func(
     chosen = {name: params[name] for name in trained}
     with torch.enable_grad():
         grads, (weight, inner, metrics) = torch.func.grad(total_of, has_aux=True)(chosen)
+    if torch._C._functorch.maybe_current_level() is None:
+        names = list(grads)
+        grads = dict(zip(names, let_go([grads.pop(name) for name in names]), strict=True))
     # Looked at once more: inside of the transform nobody could.
     return Grads(grads, told[0] if told else _weight(weight), inner, metrics, merges)
 

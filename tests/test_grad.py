@@ -321,3 +321,55 @@ def test_a_weight_reached_past_its_slot_is_refused():
 
     with pytest.raises(ModelError, match=r"module's own \['layer.weight'\]"):
         step(state, torch.ones(3, 2))
+
+
+class Given(torch.autograd.Function):
+    """The product of a weight and a batch, whose backward gives back what it was given; with a view, if asked to."""
+
+    @staticmethod
+    def forward(ctx, weight, x, view):
+        ctx.view = view
+        ctx.save_for_backward(weight, x)
+        return (weight * x).sum()
+
+    @staticmethod
+    def backward(ctx, _):
+        weight, x = ctx.saved_tensors
+        return (x.view(-1) if ctx.view else x), weight, None
+
+
+@pytest.mark.parametrize("view", [False, True], ids=["itself", "a view"])
+@pytest.mark.parametrize(
+    "wrappers",
+    [
+        [],
+        [pr.Clip(0.1)],
+        [pr.Clip(value=0.1)],
+        [pr.Clip(adaptive=0.1)],
+        [pr.Precision("float16", init_scale=8.0)],
+        [pr.Microbatch(1), pr.Clip(0.1)],
+        [pr.Masters()],
+    ],
+    ids=lambda wrappers: " ".join(map(repr, wrappers)),
+)
+def test_a_gradient_that_is_the_batch_itself_is_not_written_into(wrappers, view):
+    """Nor one that is a weight: both are somebody else's."""
+    dtype = torch.bfloat16 if wrappers == [pr.Masters()] else torch.float32
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Parameter(torch.tensor([1.0, 2.0, 3.0], dtype=dtype))
+            self.other = nn.Parameter(torch.tensor([4.0, 5.0, 6.0], dtype=dtype))
+
+        def forward(self, x):
+            return Given.apply(self.one, x, view) + Given.apply(self.other, self.one, view)
+
+    step = pr.wrap(pr.TrainStep(Net(), lambda m, x: m(x).float(), pr.optim.SGD(lr=0.1)), *wrappers)
+    state, x = step.init(), torch.tensor([10.0, 20.0, 30.0], dtype=dtype)
+    before = pr.digest(state)
+    first, second = step(state, x), step(state, x)
+
+    assert x.tolist() == [10.0, 20.0, 30.0]
+    assert before == pr.digest(state)
+    assert pr.digest(first) == pr.digest(second)

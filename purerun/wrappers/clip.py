@@ -13,10 +13,10 @@ from purerun.bind import is_abstract
 from purerun.grad import Grads
 from purerun.optim import ClipAdaptive, ClipNorm, ClipValue, Transform
 from purerun.optim.optimizer import Params
+from purerun.owned import unshared
 from purerun.state import Draft, lazy_clone
 from purerun.step import Step
 from purerun.valid import refuse, several
-from purerun.wrappers.owned import unshared
 from purerun.wrappers.wrapper import Wrapper
 
 

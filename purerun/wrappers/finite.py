@@ -13,9 +13,9 @@ from torch import Tensor
 
 from purerun.bind import is_abstract
 from purerun.grad import Grads
+from purerun.owned import overlaps, unshared
 from purerun.state import REPORT, Draft, lazy_clone
 from purerun.step import Step
-from purerun.wrappers.owned import overlaps, unshared
 
 _C: Any = torch._C
 
