@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 
 from purerun import batch as _batch
 from purerun.bind import Binding, ModelError, is_abstract
@@ -213,6 +214,8 @@ def _autograd(
         # forward again, and would do so on the module's own weights otherwise.
         with torch.enable_grad(), binding(params, buffers, training=True) as model:
             total, weight, terms = reduce(loss(model, batch), batch)
+            if binding.watching:
+                binding.own_backward = binding.own_backward or _has_own_backward(total)
             grads = _backward(total, [*leaves, *own], scale)
     finally:
         for leaf in leaves:
@@ -228,7 +231,9 @@ def _autograd(
     if any(grad is None for grad in grads):
         grads = _fill(grads, leaves, trained, unused)
     metrics, merges = _detached(total, terms), _merges(terms)
-    return Grads(dict(zip(trained, let_go(grads), strict=True)), weight, buffers, metrics, merges)
+    return Grads(
+        dict(zip(trained, let_go(grads, views=binding.own_backward), strict=True)), weight, buffers, metrics, merges
+    )
 
 
 def _refuse_aliases(binding: Binding, own: Sequence[Tensor], grads: tuple[Tensor | None, ...]) -> None:
@@ -254,6 +259,20 @@ def _backward(total: Tensor, leaves: list[Tensor], scale: Tensor | None) -> tupl
     return _ENGINE.run_backward(
         (total,), (seed,), keep_graph, create_graph, tuple(leaves), allow_unreachable, accumulate_grad=False
     )
+
+
+def _has_own_backward(total: Tensor) -> bool:
+    """Tell whether a loss was computed by a `torch.autograd.Function`; torch's own give back new tensors."""
+    todo, seen = [total.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        if isinstance(node, BackwardCFunction):
+            return True
+        seen.add(node)
+        todo += [inner for inner, _ in node.next_functions]
+    return False
 
 
 def _one(total: Tensor) -> Tensor:
@@ -296,7 +315,7 @@ def _func(
         grads, (weight, inner, metrics) = torch.func.grad(total_of, has_aux=True)(chosen)
     if torch._C._functorch.maybe_current_level() is None:
         names = list(grads)
-        grads = dict(zip(names, let_go([grads.pop(name) for name in names]), strict=True))
+        grads = dict(zip(names, let_go([grads.pop(name) for name in names], views=True), strict=True))
     # Looked at once more: inside of the transform nobody could.
     return Grads(grads, told[0] if told else _weight(weight), inner, metrics, merges)
 

@@ -9,25 +9,33 @@ from sys import getrefcount
 import torch
 from torch import Tensor
 
-_storage_uses = torch._C._storage_Use_Count
 _MINE = 3  # references to a tensor in a list that is walked over: the list's, the loop's, that of the question itself
-_ALONE = 2  # uses of a storage: the tensor's, and that of the question itself
+_FREE = 2  # references to a tensor that has just been asked for: the variable's, that of the question itself
 
 
-def let_go(grads: Sequence[Tensor]) -> list[Tensor]:
+def let_go(grads: Sequence[Tensor], *, views: bool) -> list[Tensor]:
     """Make lazy clones of gradients that somebody else holds: writes into them then reach nobody.
 
     A backward function of one's own may give back what it was given, a batch or a weight, as `x` is here.
 
     Args:
         grads: as the engine returned them; nobody else in here may hold them yet.
+        views: whether some may be views of such tensors, which takes longer to find out.
 
     >>> x = torch.ones(2)
-    >>> (mine,) = let_go((x,))
+    >>> (mine,) = let_go((x,), views=False)
     >>> mine.mul_(3).tolist(), x.tolist()
     ([3.0, 3.0], [1.0, 1.0])
     """
-    return [grad if getrefcount(grad) <= _MINE else torch._lazy_clone(grad) for grad in grads]
+    if views:
+        return [torch._lazy_clone(grad) if getrefcount(grad) > _MINE or _shows(grad) else grad for grad in grads]
+    return [torch._lazy_clone(grad) if getrefcount(grad) > _MINE else grad for grad in grads]
+
+
+def _shows(grad: Tensor) -> bool:
+    """Tell whether a gradient is a view of a tensor that somebody holds; layers make views of their own, too."""
+    base = grad._base
+    return base is not None and getrefcount(base) > _FREE
 
 
 def unshared(grads: Sequence[Tensor]) -> list[Tensor]:
@@ -41,19 +49,14 @@ def unshared(grads: Sequence[Tensor]) -> list[Tensor]:
     >>> first.mul_(3).tolist(), second.tolist(), unshared([one])[0] is one
     ([3.0, 3.0], [1.0, 1.0], True)
     """
-    places = [grad.untyped_storage()._cdata for grad in grads]
-    if len(set(places)) < len(grads):
-        apart = _apart(grads)
-        return [grad if apart and not overlaps(grad) else grad.clone() for grad in grads]
-    if max(map(_storage_uses, places), default=0) <= _ALONE:
-        return [grad.clone() if overlaps(grad) else grad for grad in grads]
-    # A storage that has other uses is somebody's: a view of a batch, say.
-    mine = [_storage_uses(place) <= _ALONE for place in places]
-    return [grad if mine and not overlaps(grad) else grad.clone() for grad, mine in zip(grads, mine, strict=True)]
+    apart = _apart(grads)
+    return [grad if apart and not overlaps(grad) else grad.clone() for grad in grads]
 
 
 def _apart(grads: Sequence[Tensor]) -> bool:
-    """Tell whether no two lie in one place, though in one piece of memory: parts of a packet that came as a whole."""
+    """Tell whether no two lie in one piece of memory; parts of a packet that came as a whole do not."""
+    if len({grad.untyped_storage()._cdata for grad in grads}) == len(grads):
+        return True
     if not all(grad.is_contiguous() for grad in grads):
         return False
     places = sorted((grad.data_ptr(), grad.data_ptr() + grad.nbytes) for grad in grads)
