@@ -404,7 +404,7 @@ def _explain(error: Exception, step: Step, state: State, batch: Any) -> None:
         _check(state, step)
         raise BatchError(
             f"expected a batch that the model and the loss can take, got {_batch.describe(batch)}, "
-            f"on which they failed in iteration {int(state['iter'])}, {_place(error)}: {str(error).splitlines()[0]}; "
+            f"on which they failed in iteration {int(state['iter'])}, {where(error)}: {str(error).splitlines()[0]}; "
             "look at shapes and dtypes"
         ) from error
     error.add_note(f"in iteration {int(state['iter'])}, on a batch of {_batch.describe(batch)}")
@@ -420,7 +420,7 @@ def _is_about_shapes(error: Exception) -> bool:
     return type(error) in (RuntimeError, TypeError, ValueError, IndexError) and bool(_SHAPES.search(str(error)))
 
 
-def _place(error: Exception) -> str:
+def where(error: Exception) -> str:
     """Say where the user's own code was: the innermost line that is neither torch's nor ours."""
     others = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
     frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith(others)]

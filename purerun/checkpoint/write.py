@@ -82,7 +82,8 @@ def save(
         return manifest
 
     with sent(directory) as place, writing(place):
-        return publish(place.resolve(), fill)
+        # Not Path.resolve, which has an error of its own for links in a circle.
+        return publish(Path(os.path.realpath(place)), fill)
 
 
 def _known(state: State, leaves: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from purerun.checkpoint import JSON, SaveError, encoded
+from purerun.checkpoint import JSON, SaveError, encoded, has_scheme
 from purerun.hooks import Every, When, every
 from purerun.population import members
 from purerun.sinks.desk import Desk, Watcher, belongs
@@ -41,6 +41,8 @@ class LateLines(UserWarning):
 
 
 def _path(given: str | os.PathLike[str] | None) -> Path | None:
+    if given is not None and has_scheme(given):
+        raise ValueError(f"expected a file of this machine for the log, got {given}; give its path")
     return None if given is None else Path(given)
 
 

@@ -25,6 +25,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from purerun.state import COUNTERS, REPORT, Draft
+from purerun.step import where
 
 Path: TypeAlias = tuple[str, ...]
 Groups: TypeAlias = dict[Hashable, dict[str, Tensor]]
@@ -182,8 +183,8 @@ def _trace(flat: Callable[..., list[Tensor]], given: list[Tensor]) -> fx.GraphMo
             return tracer(*given)
     except (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode) as error:
         raise CompileError(
-            "expected a step whose course does not depend on the values of tensors, but it reads one (the traceback "
-            "says where); compute with torch.where instead of deciding, or put what decides around Compile"
+            "expected a step whose course does not depend on the values of tensors, but it reads one, "
+            f"{where(error)}; compute with torch.where instead of deciding, or put what decides around Compile"
         ) from error
     except RuntimeError as error:
         if _NO_HOOKS in str(error):

@@ -145,3 +145,12 @@ def test_what_last_names_is_missed(run):
 
     assert path_of(run, 2) == found.path
     assert (f"{run}/checkpoints/last: names {name_of(3)}, which is gone",) == found.rejected
+
+
+def test_links_in_a_circle(tmp_path):
+    """Nothing can be written there; it is said in words."""
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for place in (tmp_path / "a", tmp_path / "a" / "iter_00000001"):
+        with pytest.raises((SaveError, CheckpointError), match="cannot be written|found a file or a link"):
+            pr.save(counted(), place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,7 @@ def test_a_step_that_cannot_be_compiled_is_a_mistake(command):
 
     assert (2, "", 1) == (code, out, len(err.splitlines()))
     assert err.startswith("purerun: expected a step whose course does not depend on the values of tensors")
+    assert re.search(r"it reads one, in loss, \S*tiny\.py:\d+; compute with torch\.where", err)
 
 
 @pytest.mark.parametrize(("words", "message"), CASES, ids=[" ".join(words) for words, _ in CASES])

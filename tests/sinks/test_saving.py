@@ -336,6 +336,8 @@ def test_a_run_is_kept_on_this_machine(url):
     """A URL is refused at once, with what does work."""
     with pytest.raises(ValueError, match=r"expected a directory of this machine .*:/.*; give its path, .*pr\.save\(st"):
         Checkpoint(url)
+    with pytest.raises(ValueError, match=r"expected a file of this machine for the log, got .*:/.*; give its path"):
+        pr.sinks.Log(path=f"{url}/log.jsonl" if isinstance(url, str) else url / "log.jsonl")
 
 
 def test_a_clock_may_ask_for_checkpoints(tmp_path, monkeypatch):
