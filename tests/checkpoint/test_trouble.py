@@ -152,5 +152,5 @@ def test_links_in_a_circle(tmp_path):
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     for place in (tmp_path / "a", tmp_path / "a" / "iter_00000001"):
-        with pytest.raises((SaveError, CheckpointError), match="cannot be written|found a file or a link"):
+        with pytest.raises((SaveError, CheckpointError), match=r"cannot be written|found a file or a link"):
             pr.save(counted(), place)
