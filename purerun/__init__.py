@@ -15,6 +15,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from purerun.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from purerun import algebra as algebra
     from purerun import checkpoint as checkpoint
@@ -79,8 +81,6 @@ if TYPE_CHECKING:
     from purerun.wrappers import Vmap as Vmap
     from purerun.wrappers import Wrapper as Wrapper
     from purerun.wrappers import wrap as wrap
-
-__version__ = "0.1.0"
 
 _WORDS = {
     "Accumulate": "wrappers",

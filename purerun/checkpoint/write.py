@@ -15,7 +15,6 @@ import tensordict
 import torch
 from torch import Tensor
 
-import purerun
 from purerun import identity, program
 from purerun.checkpoint.error import writing
 from purerun.checkpoint.manifest import JSON, MANIFEST, TENSORS, File, Manifest, encoded
@@ -25,6 +24,7 @@ from purerun.checkpoint.tensors import header_digest, on_host, strides, write_te
 from purerun.checkpoint.tree import empty_trees
 from purerun.hooks.scores import judged
 from purerun.state import State
+from purerun.version import __version__
 
 COUNTERS = ("epoch", "iter", "cursor", "seed")
 
@@ -131,5 +131,5 @@ def _write_manifest(file: Path, manifest: Manifest) -> None:
 
 
 def _versions() -> dict[str, str]:
-    libraries = {module.__name__: str(module.__version__) for module in (purerun, torch, tensordict, safetensors)}
-    return {"python": platform.python_version(), **libraries}
+    libraries = {module.__name__: str(module.__version__) for module in (torch, tensordict, safetensors)}
+    return {"python": platform.python_version(), "purerun": __version__, **libraries}
