@@ -166,8 +166,8 @@ def race_wrappers(task: Task, optimizer: str, rounds: int) -> None:
     for name in FEATURES:
         hand = f"{name}, by hand"
         fields = [f"{statistics.median(times[each]) * 1e6:.0f}" for each in (name, hand)]
-        ours, theirs = ratio(times, name, "bare step"), ratio(times, hand, "bare step, by hand")
-        fields += [f"{number:.3f}" for number in (ratio(times, name, hand), ours, theirs, ours / theirs)]
+        over, by_hand = ratio(times, name, "bare step"), ratio(times, hand, "bare step, by hand")
+        fields += [f"{number:.3f}" for number in (ratio(times, name, hand), over, by_hand, over / by_hand)]
         table.add_row(name, *fields)
     Console(width=100).print(table)
 

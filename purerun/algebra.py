@@ -19,11 +19,11 @@ from purerun.valid import is_number
 WEIGHTS = ("params", "buffers")
 """The entries of a state that hold a model."""
 
-_OTHER_NAMES = ("hyper", "scores", "metrics")
+_OTHER_NAMES = ("hyper", "scores", "metrics", "clip", "microbatch", "precision", "skip")
 """Entries whose names are not those of weights."""
 
 
-def interpolate(first: State, second: State, weight: float) -> State:
+def interpolate(first: State, second: State, weight: float | Tensor) -> State:
     """Go from one state's weights towards another's: `(1 - weight) * first + weight * second`.
 
     Beyond 0 and 1 it goes on in the same direction.  Buffers that are no floating-point numbers are the first one's.
@@ -37,7 +37,7 @@ def interpolate(first: State, second: State, weight: float) -> State:
     [0.25, 0.25]
     """
     _same(first, second)
-    if not is_number(weight):
+    if not (is_number(weight) or (isinstance(weight, Tensor) and not weight.ndim)):
         raise ValueError(f"expected a finite number to interpolate by, got {weight!r}")
     return _combined(first, (second,), lambda one, other: torch.lerp(one, other, weight))
 

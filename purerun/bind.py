@@ -56,8 +56,6 @@ class Binding:
         own = {type(inner) for inner in module.modules() if not type(inner).__module__.startswith("torch.")}
         self.wide = any(draws_elsewhere(kind.forward) for kind in own)
         """Whether the forward may draw from numpy's or Python's generator: its code says so, or it was seen."""
-        self.own_backward = False
-        """Whether a backward function was seen that is not torch's own."""
 
     @property
     def watching(self) -> bool:

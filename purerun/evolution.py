@@ -42,7 +42,7 @@ def evolve(
 
     Raises:
         StateError: the state is no population, or has no such hyper-parameter.
-        ValueError: the scores or the share do not fit.
+        ValueError: the scores, the share, the factors, the key or the ranges do not fit.
 
     >>> import purerun as pr
     >>> step = pr.TrainStep(torch.nn.Linear(2, 1), lambda model, x: model(x).mean(), pr.optim.SGD(), engine="func")
@@ -65,9 +65,19 @@ def evolve(
     replaced = math.floor(count * share + 1e-9)  # 0.29 of 100 are 29
     copies = dict(zip(ranked[count - replaced :], ranked[:replaced], strict=True))
     after = choose(state, [copies.get(place, place) for place in range(count)])
-    ranges = {**_RANGES, **(within or {})}
+    ranges = {**_RANGES, **_checked(within or {}, hyper)}
     moved = {path: _explored(after, path, copies, key, factors, ranges) for path in _paths(state, hyper)}
     return after.replace({SEEDS: state[SEEDS], "hyper": _nested(moved)})
+
+
+def _checked(within: Mapping[str, tuple[float, float]], hyper: Sequence[str]) -> Mapping[str, tuple[float, float]]:
+    for name, (low, high) in within.items():
+        if name not in hyper or not low <= high:
+            raise ValueError(
+                f"expected ranges (least, largest) of hyper-parameters that are explored, {list(hyper)}, got "
+                f"{(low, high)} of {name!r}"
+            )
+    return within
 
 
 def _explored(
@@ -81,7 +91,8 @@ def _explored(
     leaf = state[("hyper", *path)].clone()
     chance = key.fold_in("explore", *path).generator()
     drawn = torch.randint(len(factors), (len(leaf),), generator=chance, device="cpu").tolist()
-    low, high = ranges.get(".".join(path)) or ranges.get(path[-1], (-math.inf, math.inf))
+    name = ".".join(path)
+    low, high = ranges.get(name) or _RANGES.get(path[-1], (-math.inf, math.inf))
     for place in copies:
         leaf[place] = min(max(leaf[place].item() * factors[drawn[place]], low), high)
     return leaf

@@ -8,16 +8,14 @@ through `torch.func`, so that what it returns can be mapped and differentiated a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import BackwardCFunction
 
 from purerun import batch as _batch
 from purerun.bind import Binding, ModelError, is_abstract
@@ -95,7 +93,8 @@ class Pass:
             multiplied by it, the reported loss does not.
         autocast: the dtype of the autocast in which the loss is computed, if any; the backward pass is outside of it,
             as torch wants it.
-        within: what makes further `with` blocks in which the loss is computed, the outermost first.
+        within: what makes further `with` blocks, the outermost first, in which the loss is computed and differentiated:
+            activation checkpoints run the forward pass again.
 
     >>> Pass().at(2).at(0).part
     (2, 0)
@@ -177,22 +176,30 @@ def compute(
         LossError: the loss is not a scalar, or some trained parameter does not reach it.
     """
     if autocast is not None:
-        within = (*within, partial(torch.autocast, params[trained[0]].device.type, autocast))
-    if within:
-        loss = _inside(within, loss)
-    if engine == "func":
-        return _func(binding, loss, batch, params, buffers, trained, scale)
-    return _autograd(binding, loss, batch, params, buffers, trained, unused, scale)
+        loss = _autocast(loss, autocast, params[trained[0]].device.type)
+    with _entered(within) if within else _NOTHING:
+        if engine == "func":
+            return _func(binding, loss, batch, params, buffers, trained, scale)
+        return _autograd(binding, loss, batch, params, buffers, trained, unused, scale)
 
 
-def _inside(within: tuple[Block, ...], loss: LossFunction) -> LossFunction:
-    def computed(model: nn.Module, batch: Any) -> Any:
-        with ExitStack() as blocks:
-            for block in within:
-                blocks.enter_context(block())
+_NOTHING = nullcontext()
+
+
+@contextmanager
+def _entered(within: tuple[Block, ...]) -> Iterator[None]:
+    with ExitStack() as blocks:
+        for block in within:
+            blocks.enter_context(block())
+        yield
+
+
+def _autocast(loss: LossFunction, dtype: torch.dtype, device: str) -> LossFunction:
+    def cast(model: nn.Module, batch: Any) -> Any:
+        with torch.autocast(device, dtype):
             return loss(model, batch)
 
-    return computed
+    return cast
 
 
 def _autograd(
@@ -214,8 +221,6 @@ def _autograd(
         # forward again, and would do so on the module's own weights otherwise.
         with torch.enable_grad(), binding(params, buffers, training=True) as model:
             total, weight, terms = reduce(loss(model, batch), batch)
-            if binding.watching:
-                binding.own_backward = binding.own_backward or _has_own_backward(total)
             grads = _backward(total, [*leaves, *own], scale)
     finally:
         for leaf in leaves:
@@ -231,9 +236,8 @@ def _autograd(
     if any(grad is None for grad in grads):
         grads = _fill(grads, leaves, trained, unused)
     metrics, merges = _detached(total, terms), _merges(terms)
-    return Grads(
-        dict(zip(trained, let_go(grads, views=binding.own_backward), strict=True)), weight, buffers, metrics, merges
-    )
+    own = grads if is_abstract(total) else let_go(grads)
+    return Grads(dict(zip(trained, own, strict=True)), weight, buffers, metrics, merges)
 
 
 def _refuse_aliases(binding: Binding, own: Sequence[Tensor], grads: tuple[Tensor | None, ...]) -> None:
@@ -259,20 +263,6 @@ def _backward(total: Tensor, leaves: list[Tensor], scale: Tensor | None) -> tupl
     return _ENGINE.run_backward(
         (total,), (seed,), keep_graph, create_graph, tuple(leaves), allow_unreachable, accumulate_grad=False
     )
-
-
-def _has_own_backward(total: Tensor) -> bool:
-    """Tell whether a loss was computed by a `torch.autograd.Function`; torch's own give back new tensors."""
-    todo, seen = [total.grad_fn], set()
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        if isinstance(node, BackwardCFunction):
-            return True
-        seen.add(node)
-        todo += [inner for inner, _ in node.next_functions]
-    return False
 
 
 def _one(total: Tensor) -> Tensor:
@@ -313,9 +303,9 @@ def _func(
     chosen = {name: params[name] for name in trained}
     with torch.enable_grad():
         grads, (weight, inner, metrics) = torch.func.grad(total_of, has_aux=True)(chosen)
-    if torch._C._functorch.maybe_current_level() is None:
+    if not is_abstract(metrics["loss"]):
         names = list(grads)
-        grads = dict(zip(names, let_go([grads.pop(name) for name in names], views=True), strict=True))
+        grads = dict(zip(names, let_go([grads.pop(name) for name in names]), strict=True))
     # Looked at once more: inside of the transform nobody could.
     return Grads(grads, told[0] if told else _weight(weight), inner, metrics, merges)
 
@@ -371,8 +361,8 @@ def _mean(total: Tensor, weight: float | Tensor) -> Tensor:
     """Divide a sum by its weight; the mean of nothing (a batch of padding alone) is 0, and so is its gradient."""
     if not isinstance(weight, Tensor):
         return total / weight if weight else total * 0.0
-    mean = total / (weight + (weight == 0)).to(total.dtype)
-    return torch.where(weight == 0, 0.0, mean)
+    # In float64, and as a product, so that what is NaN or infinite stays so.
+    return (total / (weight + (weight == 0)) * (weight != 0)).to(total.dtype)
 
 
 def _sum(terms: Mapping[str, Any]) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import attrs
 import torch
@@ -219,6 +219,14 @@ class Caffe2Xavier(Rule):
         init.kaiming_uniform_(tensor, 1.0, "fan_in", "leaky_relu", generator=generator)
 
 
+def _nothing(owner: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None:
+        raise ValueError(
+            f"expected {type(owner).__name__} to take biases as they are made, got {attribute.name}={value!r}; add "
+            "pr.initial.Constant('*bias', ...) after it"
+        )
+
+
 class Builder(Protocol):
     """What makes a module whose weights are a function of a key, as `pr.Module` does."""
 
@@ -244,16 +252,22 @@ class Fresh(Rule):
 
     match: Match = attrs.field(default=Name("*"), converter=matching, kw_only=True)
     target: Callable[[], nn.Module] | Builder = attrs.field()
+    bias: float | None = attrs.field(default=None, kw_only=True, validator=_nothing)
+    bias_prob: float | None = attrs.field(default=None, kw_only=True, validator=_nothing)
 
     def draw(self, tensor: Tensor, generator: Generator) -> None:
-        """Refuse: a module is made as a whole."""
+        """Refuse: a module is made as a whole.
+
+        Raises:
+            InitialError: always.
+        """
         raise InitialError("expected a rule that draws tensor by tensor; a fresh module is made with `make`")
 
     def make(self, seed: int, infos: Mapping[str, ParamInfo], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Make the module and take what it begins with.
 
         Raises:
-            InitialError: it is not like the model.
+            InitialError: it is not like the model, or nothing matches.
         """
         module = self._module(Key.of(seed, "init"))
         found = {**dict(module.named_parameters()), **dict(module.named_buffers())}
@@ -267,6 +281,8 @@ class Fresh(Rule):
                         "make both by one function"
                     )
                 made[name] = found[name].detach().to(like)
+        if not made and not self.optional:
+            raise InitialError(f"expected {self.match} to match a parameter or a buffer, got none; change the rule")
         return made
 
     def _module(self, key: Key) -> nn.Module:

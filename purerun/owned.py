@@ -8,34 +8,56 @@ from sys import getrefcount
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 _MINE = 3  # references to a tensor in a list that is walked over: the list's, the loop's, that of the question itself
-_FREE = 2  # references to a tensor that has just been asked for: the variable's, that of the question itself
+_ALONE = 2  # uses of a storage: the tensor's, that of the question itself
+_seen = {"kinds": 0, "own": False}
 
 
-def let_go(grads: Sequence[Tensor], *, views: bool) -> list[Tensor]:
+def let_go(grads: Sequence[Tensor]) -> list[Tensor]:
     """Make lazy clones of gradients that somebody else holds: writes into them then reach nobody.
 
-    A backward function of one's own may give back what it was given, a batch or a weight, as `x` is here.
+    A backward function of one's own may give back what it was given, a batch or a weight, as `x` is here, or its
+    memory by another name (`x.detach()`, `x.view(-1)`); torch's own never do.  Not seen is memory that is
+    known to others than torch alone (`torch.from_numpy(x.numpy())`).
 
     Args:
         grads: as the engine returned them; nobody else in here may hold them yet.
-        views: whether some may be views of such tensors, which takes longer to find out.
 
     >>> x = torch.ones(2)
-    >>> (mine,) = let_go((x,), views=False)
+    >>> (mine,) = let_go((x,))
     >>> mine.mul_(3).tolist(), x.tolist()
     ([3.0, 3.0], [1.0, 1.0])
     """
-    if views:
+    if _has_own_functions():
         return [torch._lazy_clone(grad) if getrefcount(grad) > _MINE or _shows(grad) else grad for grad in grads]
     return [torch._lazy_clone(grad) if getrefcount(grad) > _MINE else grad for grad in grads]
 
 
+def _has_own_functions() -> bool:
+    """Tell whether anybody but torch has made a `torch.autograd.Function`: to look at memory takes long for many."""
+    kinds = Function.__subclasses__()
+    if len(kinds) != _seen["kinds"]:
+        own = any(not kind.__module__.startswith("torch.") for kind in kinds)
+        _seen.update(kinds=len(kinds), own=own)
+    return bool(_seen["own"])
+
+
 def _shows(grad: Tensor) -> bool:
-    """Tell whether a gradient is a view of a tensor that somebody holds; layers make views of their own, too."""
-    base = grad._base
-    return base is not None and getrefcount(base) > _FREE
+    """Tell whether a gradient lies in memory that somebody holds; layers make views of tensors that nobody does."""
+    if not torch._C._has_storage(grad):  # a sparse one
+        return False
+    own = _ALONE + (grad._base is not None and _holders(grad) <= _NOBODY)
+    return torch._C._storage_Use_Count(grad.untyped_storage()._cdata) > own
+
+
+def _holders(view: Tensor) -> int:
+    base = view._base
+    return getrefcount(base)
+
+
+_NOBODY = _holders(torch.ones(1).view(1))  # how many references there are to the base of a view that nobody holds
 
 
 def unshared(grads: Sequence[Tensor]) -> list[Tensor]:

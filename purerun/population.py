@@ -8,6 +8,7 @@ the order of the data comes from, `seeds` (int64, shape [members]) is where each
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import index
 from typing import Any, TypeAlias
 
 import torch
@@ -15,7 +16,6 @@ from torch import Tensor
 
 from purerun.identity import read_bytes
 from purerun.state import COUNTERS, REPORT, Draft, State, StateError, lazy_clone, leaves, peek, seal
-from purerun.valid import is_whole
 
 SEEDS = "seeds"
 """The entry that only a population has."""
@@ -131,10 +131,13 @@ def choose(state: State, places: Sequence[int] | Tensor) -> State:
     [3, 0]
     """
     count = counted(state)
-    places = places.tolist() if isinstance(places, Tensor) else list(places)
-    if not places or not all(is_whole(place) and 0 <= place < count for place in places):
-        raise StateError(f"expected members among 0 to {count - 1}, and at least one, got {places}")
-    chosen = torch.tensor(places, device="cpu")
+    try:
+        numbers = [index(place) for place in (places.tolist() if isinstance(places, Tensor) else places)]
+    except TypeError:
+        numbers = []
+    if not numbers or not all(0 <= place < count for place in numbers):
+        raise StateError(f"expected members among 0 to {count - 1}, and at least one, got {list(places)}")
+    chosen = torch.tensor(numbers, device="cpu")
     seeds = peek(state)[SEEDS]
     return seal({**_taken(state, chosen, count), "seed": lazy_clone(peek(state)["seed"]), SEEDS: seeds[chosen]})
 

@@ -149,10 +149,26 @@ def test_names_of_other_things_stay():
     assert ["lr"] == list(renamed["hyper"].names())
 
 
+def test_the_way_between_two_states_has_a_derivative():
+    """By how far it is gone; numbers may be tensors."""
+    step = pr.TrainStep(nn.Linear(2, 1), lambda model, x: model(x).square().mean(), pr.optim.SGD(lr=0.1), engine="func")
+    one, x = step.init(), torch.ones(4, 2)
+    two = step(step(one, x), x)
+
+    def at(weight):
+        return pr.loss_at(step, algebra.interpolate(one, two, weight), x)
+
+    slope = torch.func.grad(at)(torch.tensor(0.5))
+    assert float(slope) == pytest.approx(float(at(0.501) - at(0.499)) / 0.002, rel=1e-2)
+    for weight in ("0.5", torch.ones(2), None):
+        with pytest.raises(ValueError, match="a finite number to interpolate by"):
+            algebra.interpolate(one, two, weight)
+
+
 class Odd(nn.Module):
     """A model whose parameters are called as what wrappers and optimizers keep."""
 
-    NAMES = ("weight", "count", "scale", "step", "total", "rest")
+    NAMES = ("weight", "count", "scale", "step", "total", "rest", "parts", "row")
 
     def __init__(self, prefix: str = "") -> None:
         super().__init__()

@@ -100,8 +100,10 @@ def test_a_share_is_what_it_says():
         (pr.StateError, "expected a population", {"state": pr.testing.counted()}),
         (ValueError, "at least one factor, and a key", {"factors": []}),
         (ValueError, "at least one factor, and a key", {"key": 0}),
+        (ValueError, "that are explored, \\['lr'\\], got", {"within": {"lrr": (0.1, 2.0)}}),
+        (ValueError, "that are explored, \\['lr'\\], got", {"within": {"lr": (2.0, 0.1)}}),
     ],
-    ids=["single", "factors", "key"],
+    ids=["single", "factors", "key", "range of another", "range"],
 )
 def test_what_makes_no_sense_is_refused(error, said, change):
     """In words."""

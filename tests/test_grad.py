@@ -13,6 +13,7 @@ import purerun as pr
 from purerun.bind import Binding, ModelError
 from purerun.grad import Grads, Loss, LossError, compute, reduce
 from purerun.random import Key, keyed
+from purerun.step import NonFiniteLoss
 from purerun.testing import MODELS, random_case
 from purerun.testing.snapshot import of_module
 
@@ -228,6 +229,28 @@ class TestReducing:
         assert 0.0 == total.item()
         assert 0.0 == torch.autograd.grad(total, value)[0].item()
 
+    @pytest.mark.parametrize("engine", ["autograd", "func"])
+    def test_a_large_weight_of_a_short_sum(self, engine):
+        """It is not rounded to the dtype of the sum, where it would be infinite."""
+
+        def loss(model, x):
+            return Loss(model(x).sum().half(), torch.tensor(70000.0))
+
+        step = pr.TrainStep(nn.Linear(2, 1), loss, pr.optim.SGD(lr=0.1), engine=engine)
+        grads = step.grad(step.init(), torch.full((4, 2), 1000.0))
+
+        assert grads.grads["weight"].flatten().tolist() == pytest.approx([4000 / 70000] * 2, rel=1e-2)
+        assert grads.metrics["loss"].item() != 0
+
+    @pytest.mark.parametrize("engine", ["autograd", "func"])
+    def test_what_counts_nothing_and_is_no_number_is_told(self, engine):
+        """Not hidden by its weight."""
+        step = pr.TrainStep(
+            nn.Linear(2, 1), lambda m, x: Loss(m(x).sum() * math.inf, torch.tensor(0.0)), pr.optim.SGD(), engine=engine
+        )
+        with pytest.raises(NonFiniteLoss):
+            step(step.init(), torch.ones(4, 2))
+
     def test_a_weight_that_depends_on_parameters_is_a_constant(self):
         """It says how much a batch counts; nothing of its history stays in a window."""
         model, x = nn.Linear(2, 1), torch.ones(4, 2)
@@ -324,21 +347,31 @@ def test_a_weight_reached_past_its_slot_is_refused():
 
 
 class Given(torch.autograd.Function):
-    """The product of a weight and a batch, whose backward gives back what it was given; with a view, if asked to."""
+    """The product of a weight and a batch, whose backward gives back what it was given, by some name."""
 
     @staticmethod
-    def forward(ctx, weight, x, view):
-        ctx.view = view
+    def forward(ctx, weight, x, name):
+        ctx.name = name
         ctx.save_for_backward(weight, x)
         return (weight * x).sum()
 
     @staticmethod
     def backward(ctx, _):
         weight, x = ctx.saved_tensors
-        return (x.view(-1) if ctx.view else x), weight, None
+        return NAMES[ctx.name](x), weight, None
 
 
-@pytest.mark.parametrize("view", [False, True], ids=["itself", "a view"])
+NAMES = {
+    "itself": lambda x: x,
+    "a view": lambda x: x.view(-1),
+    "detached": lambda x: x.detach(),
+    "data": lambda x: x.data,
+    "a view of a view": lambda x: x.view(3, 1).view(3),
+}
+
+
+@pytest.mark.parametrize("first", [0, 5])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "wrappers",
     [
@@ -352,9 +385,10 @@ class Given(torch.autograd.Function):
     ],
     ids=lambda wrappers: " ".join(map(repr, wrappers)),
 )
-def test_a_gradient_that_is_the_batch_itself_is_not_written_into(wrappers, view):
-    """Nor one that is a weight: both are somebody else's."""
+def test_a_gradient_that_is_the_batch_itself_is_not_written_into(wrappers, name, first):
+    """Nor one that is a weight: both are somebody else's; from whatever step on."""
     dtype = torch.bfloat16 if wrappers == [pr.Masters()] else torch.float32
+    turns = iter(range(99))
 
     class Net(nn.Module):
         def __init__(self):
@@ -363,13 +397,26 @@ def test_a_gradient_that_is_the_batch_itself_is_not_written_into(wrappers, view)
             self.other = nn.Parameter(torch.tensor([4.0, 5.0, 6.0], dtype=dtype))
 
         def forward(self, x):
-            return Given.apply(self.one, x, view) + Given.apply(self.other, self.one, view)
+            if next(turns) < first:
+                return (self.one * x).sum() + (self.other * self.one).sum()
+            return Given.apply(self.one, x, name) + Given.apply(self.other, self.one, name)
 
     step = pr.wrap(pr.TrainStep(Net(), lambda m, x: m(x).float(), pr.optim.SGD(lr=0.1)), *wrappers)
     state, x = step.init(), torch.tensor([10.0, 20.0, 30.0], dtype=dtype)
     before = pr.digest(state)
-    first, second = step(state, x), step(state, x)
+    for _ in range(first + 2):
+        step(state, x)
 
     assert x.tolist() == [10.0, 20.0, 30.0]
     assert before == pr.digest(state)
-    assert pr.digest(first) == pr.digest(second)
+
+
+@pytest.mark.parametrize("case", MODELS, ids=lambda case: case.name)
+def test_gradients_that_nobody_else_holds_are_not_copied(case):
+    """Though there are functions with a backward of their own: those of layers are theirs alone."""
+    step = pr.TrainStep(case.module(), case.loss, pr.optim.SGD(lr=0.1))
+    state = step.init()
+    grads = [step.grad(state, case.data()).grads for _ in range(2)][1]
+
+    assert Given in torch.autograd.Function.__subclasses__()
+    assert not any(torch._C._is_cow_tensor(grad) for grad in grads.values())

@@ -217,3 +217,27 @@ def test_weights_of_another_model_are_refused(file):
         begun([Pretrained(path, prefix="backbone.9")], nn.Linear(1, 1), seed=0)
     with pytest.raises(InitialError, match=r"expected `head\.weight` of shape \[1, 1\] for `weight`, got \[2, 2\]"):
         begun([Pretrained(path, prefix="head")], nn.Linear(1, 1), seed=0)
+
+
+def test_a_fresh_module_must_be_one_like_the_model():
+    """Nothing that is asked of it is passed over in silence."""
+    net = nn.Linear(2, 3)
+    for rule, said in (
+        (pr.initial.Fresh(lambda: nn.Linear(2, 4)), r"`weight` of shape \[3, 2\], as the model, got one of \[4, 2\]"),
+        (pr.initial.Fresh(lambda: nn.Linear(2, 3), match="wieght"), "to match a parameter or a buffer, got none"),
+    ):
+        with pytest.raises(InitialError, match=said):
+            pr.initial.begun([rule], net, seed=0)
+    assert pr.initial.begun([pr.initial.Fresh(lambda: net, match="wieght", optional=True)], net, seed=0) == {}
+    with pytest.raises(ValueError, match=r"expected Fresh to take biases as they are made, got bias=7\.0"):
+        pr.initial.Fresh(lambda: net, bias=7.0)
+
+
+def test_a_fresh_module_is_the_one_that_a_recipe_makes():
+    """Buffers included; of the same seed."""
+    made = pr.Module(nn.BatchNorm1d, num_features=3)
+    key = pr.Key.of(5, "init")
+    found = pr.initial.begun([pr.initial.Fresh(made)], made.build(pr.Key.of(0)), seed=5)
+
+    assert found.keys() == dict(made.build(key).state_dict()).keys()
+    assert all(torch.equal(found[name], leaf) for name, leaf in made.build(key).state_dict().items())

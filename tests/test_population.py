@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -138,7 +139,8 @@ def test_members_are_chosen_by_whole_numbers():
     step = pr.TrainStep(torch.nn.Linear(2, 1), lambda model, x: model(x).mean(), pr.optim.SGD(lr=0.1))
     population = pr.stack([step.init(seed) for seed in range(3)])
 
-    assert pr.choose(population, torch.tensor([2, 0]))["seeds"].tolist() == [2, 0]
+    for places in ([2, 0], torch.tensor([2, 0]), np.array([2, 0]), list(np.array([2, 0]))):
+        assert pr.choose(population, places)["seeds"].tolist() == [2, 0]
     for places in ([1.0], torch.tensor([0.5]), [3], []):
         with pytest.raises(pr.StateError, match="members among 0 to 2"):
             pr.choose(population, places)

@@ -15,14 +15,13 @@ from torch import Tensor
 
 from purerun.checkpoint.error import CheckpointError, SaveError, reading
 from purerun.checkpoint.locate import find
-from purerun.checkpoint.manifest import Manifest, read_manifest
+from purerun.checkpoint.manifest import read_manifest
 from purerun.checkpoint.place import is_url, local
 from purerun.checkpoint.publish import sync
 from purerun.checkpoint.remote import fetched
 from purerun.checkpoint.tensors import on_host
 from purerun.checkpoint.weights import SAFE, read_weights
 from purerun.naming import Naming
-from purerun.population import SEEDS
 
 _PICKLED = (".pth", ".pt")
 
@@ -106,28 +105,11 @@ def publish_weights(
 def _named(path: str | os.PathLike[str], weights: str, member: int | None = None) -> dict[str, Tensor]:
     """Read weights under the names of a `state_dict`."""
     with fetched(path) as place:
-        tensors = read_weights(place, weights)
+        tensors = read_weights(place, weights, member=member)
         # A file of others says nothing of the kind: its names are those that it has.
-        manifest = None if place.is_file() else read_manifest(find(place))
-    tensors = _of_member(path, tensors, manifest, member)
-    text = manifest.program if manifest else None
+        text = None if place.is_file() else read_manifest(find(place)).program
     named = Naming.told(text or "").spread(tensors)
     return {name: on_host(name, tensor) for name, tensor in sorted(named.items())}
-
-
-def _of_member(
-    path: str | os.PathLike[str], tensors: dict[str, Tensor], manifest: Manifest | None, member: int | None
-) -> dict[str, Tensor]:
-    seeds = manifest.kinds().get(SEEDS) if manifest else None
-    if seeds is None:
-        if member is not None:
-            raise CheckpointError(f"{path}: expected a population to take member {member} of, found a single run")
-        return tensors
-    (count,) = seeds.shape
-    if member is None or not 0 <= member < count:
-        got = "none" if member is None else member
-        raise CheckpointError(f"{path}: expected the number of a member, 0 to {count - 1}, got {got}; give --member")
-    return {name: tensor[member].clone() for name, tensor in tensors.items()}
 
 
 def _vacant(file: str | os.PathLike[str], *, overwrite: bool) -> Path:

@@ -16,11 +16,12 @@ from purerun.checkpoint.foreign import ENDINGS, read_foreign
 from purerun.checkpoint.locate import find
 from purerun.checkpoint.manifest import TENSORS, Manifest, read_manifest
 from purerun.checkpoint.tensors import read_tensors
+from purerun.population import SEEDS
 
 SAFE = ".safetensors"
 
 
-def read_weights(path: str | os.PathLike[str], weights: str = "") -> dict[str, Tensor]:
+def read_weights(path: str | os.PathLike[str], weights: str = "", *, member: int | None = None) -> dict[str, Tensor]:
     """Read weights, named as in a `state_dict`, each in memory of its own on the CPU.
 
     Nothing in a file is ever run: a `.pth` is read by torch's restricted unpickler, and only
@@ -32,9 +33,11 @@ def read_weights(path: str | os.PathLike[str], weights: str = "") -> dict[str, T
             the URL of one of these.
         weights: which of them: "" for the trained ones (of a foreign file, for those that it itself calls
             its weights), or the name of an entry that holds others, such as "ema" for an average.
+        member: of the checkpoint of a population, the number of the one whose weights they are.
 
     Raises:
-        CheckpointError: there is no such file, it has no such weights, or it cannot be believed.
+        CheckpointError: there is no such file, it has no such weights, it cannot be believed, or it is a population
+            and no member is named.
 
     >>> import tempfile
     >>> state = pr.testing.counted(params={"w": torch.ones(2)}, ema={"params": {"w": torch.zeros(2)}})
@@ -44,6 +47,8 @@ def read_weights(path: str | os.PathLike[str], weights: str = "") -> dict[str, T
     ({'w': tensor([1., 1.])}, {'w': tensor([0., 0.])})
     """
     with remote.fetched(path) as place:
+        if member is not None and place.is_file():
+            raise CheckpointError(f"{place}: expected a population to take member {member} of, found a file of weights")
         if place.suffix == SAFE:
             return _read_plain(_file(place), weights)
         if place.suffix in ENDINGS and not place.is_dir():
@@ -53,7 +58,7 @@ def read_weights(path: str | os.PathLike[str], weights: str = "") -> dict[str, T
                 f"{place}: expected a checkpoint, a run, or a file that ends in {', '.join((SAFE, *ENDINGS))}; "
                 "rename it if it is one"
             )
-        return _read_own(find(place), weights)
+        return _read_own(find(place), weights, member)
 
 
 def _file(place: Path) -> Path:
@@ -74,7 +79,7 @@ def _read_plain(file: Path, weights: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{file}: expected a sound {SAFE} file: {error}; it is damaged") from error
 
 
-def _read_own(directory: Path, weights: str) -> dict[str, Tensor]:
+def _read_own(directory: Path, weights: str, member: int | None) -> dict[str, Tensor]:
     """Read parameters and buffers of a checkpoint, and no byte of anything else."""
     manifest = read_manifest(directory)
     file = directory / TENSORS
@@ -86,7 +91,27 @@ def _read_own(directory: Path, weights: str) -> dict[str, Tensor]:
             "choose one of those, train with pr.EMA(0.999), or take the trained ones"
         )
     mapped = read_tensors(file, manifest.kinds())
-    return {name: _own(file, manifest, path, mapped[path]) for name, path in chosen.items()}
+    found = {name: _own(file, manifest, path, mapped[path]) for name, path in chosen.items()}
+    return _of_member(directory, found, manifest, member)
+
+
+def _of_member(
+    directory: Path, tensors: dict[str, Tensor], manifest: Manifest, member: int | None
+) -> dict[str, Tensor]:
+    """Take the weights of one member of a population; those of a single run as they are."""
+    seeds = manifest.kinds().get(SEEDS)
+    if seeds is None:
+        if member is not None:
+            raise CheckpointError(f"{directory}: expected a population to take member {member} of, found a single run")
+        return tensors
+    (count,) = seeds.shape
+    if member is None or not 0 <= member < count:
+        got = "none" if member is None else member
+        raise CheckpointError(
+            f"{directory}: expected the number of a member, 0 to {count - 1}, to take the weights of, got {got}; write "
+            "them down first: purerun export RUN FILE --member 0"
+        )
+    return {name: tensor[member].clone() for name, tensor in tensors.items()}
 
 
 def _places(manifest: Manifest, weights: str) -> Iterator[tuple[str, str]]:

@@ -78,7 +78,20 @@ def _columns(part: Part, counts: Sequence[int], epoch_length: int) -> dict[str, 
             raise Mistake(f"expected schedules of {', '.join(base)}, got {each!r} of {each.param!r}")
     names = dict.fromkeys([*(name for name in base if name == "lr"), *(each.param for each in part.schedule)])
     maps = [Plan(part.schedule)(batch // epoch_length, count) for batch, count in enumerate(counts)]
-    return {name: [float(each[name](base[name])) if name in each else base[name] for each in maps] for name in names}
+    return {
+        told: [float(each[name](value)) if name in each else value for each in maps]
+        for name in names
+        for told, value in _bases(part, name, base[name])
+    }
+
+
+def _bases(part: Part, name: str, base: float) -> list[tuple[str, float]]:
+    """List what a hyper-parameter begins with: of a sweep that gives members their own, each one's, as logs call it."""
+    from purerun.population import names
+    from purerun.wrappers import Vmap
+
+    swept = next((each.hyper[name] for each in part.wrappers if isinstance(each, Vmap) and name in each.hyper), None)
+    return [(name, base)] if swept is None else list(zip(names(name, len(swept)), swept, strict=True))
 
 
 def _count(part: Part, iter: int, batch: int, epoch_length: int) -> int:

@@ -70,7 +70,11 @@ class Compiled(Wrapped):
         return False
 
     def read(self, draft: Draft, batch: Any, how: Pass = WHOLE) -> Grads:
-        """Compute gradients by a graph."""
+        """Compute gradients by a graph.
+
+        Raises:
+            CompileError: it cannot be compiled, or a wrapper around it puts a `with` block around the forward pass.
+        """
         _refuse_twice(draft)
         if how.within:
             raise CompileError(

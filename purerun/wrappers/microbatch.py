@@ -61,7 +61,11 @@ class Microbatch(Wrapper):
         return {"parts": torch.tensor(self.count, device="cpu")} if self.slot else {}
 
     def read(self, step: Step, draft: Draft, batch: Any, how: Pass) -> Grads:
-        """Read the parts of a batch."""
+        """Read the parts of a batch.
+
+        Raises:
+            LossError: the loss reports what is reported here.
+        """
         if not self.slot:
             return _read(step, draft, batch, how, self.count)
         samples = max(size(batch), 1)

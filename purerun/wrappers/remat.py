@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
 import attrs
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
 from purerun.bind import ModelError
@@ -68,7 +69,11 @@ class Remat(Wrapper):
         return _Rematerialised(step, self)
 
     def chosen(self, step: Step) -> list[nn.Module]:
-        """Find the modules that run again."""
+        """Find the modules that run again.
+
+        Raises:
+            ModelError: a pattern matches none, or one that only holds others.
+        """
         named = {name: inner for name, inner in step.module.named_modules() if name}
         for pattern in self.modules:
             if not any(fnmatchcase(name, pattern) for name in named):
@@ -123,6 +128,7 @@ def _forgetting(forward: Callable[..., Any], places: Places) -> Callable[..., An
     def run(*args: Any, **kwargs: Any) -> Any:
         before = [(place, key, lazy_clone(buffer)) for place, key, buffer in _buffers(places)]
         stand = keyed_everywhere.stand()  # torch's own generators are `checkpoint`'s business
+        modes = _get_current_function_mode_stack()
         runs = iter([forward])
 
         def once_more(*args: Any, **kwargs: Any) -> Any:
@@ -130,12 +136,21 @@ def _forgetting(forward: Callable[..., Any], places: Places) -> Callable[..., An
             if first is not None:
                 return first(*args, **kwargs)
             # The second run must neither count in what buffers remember, nor see what they have learnt since.
-            with _showing(places, before), again(stand):
+            with _showing(places, before), again(stand), _under(modes):
                 return forward(*args, **kwargs)
 
         return checkpoint(once_more, *args, use_reentrant=False, **kwargs)
 
     return run
+
+
+@contextmanager
+def _under(modes: list[TorchFunctionMode]) -> Iterator[None]:
+    """Put back the modes of the first run: an accelerator's backward pass is in a thread that knows none of them."""
+    with ExitStack() as blocks:
+        for mode in modes[len(_get_current_function_mode_stack()) :]:
+            blocks.enter_context(mode)
+        yield
 
 
 @contextmanager

@@ -75,9 +75,13 @@ def report(step: Step, draft: Draft, slot: str) -> None:
 
 
 def _said(grads: Grads, row: int) -> str:
-    losses = [f"{name}={value.item()}" for name, value in grads.metrics.items() if not value.isfinite().all()]
+    terms = [f"{name}={value.item()}" for name, value in grads.metrics.items() if not value.isfinite().all()]
     names = [f"`{name}`" for name, grad in grads.grads.items() if not grad.isfinite().all()]
     named = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    bad = f"the loss ({', '.join(losses)}) is not" if losses else f"the gradients of {named} are not" if names else ""
+    beside = f" (beside {', '.join(terms)})" if terms else ""
+    if not grads.metrics["loss"].isfinite().all():
+        bad = f"the loss ({', '.join(terms)}) is not"  # and so are its gradients
+    else:
+        bad = f"the gradients of {named}{beside} are not" if names else ""
     now = f"this time {bad}" if bad else "this time all are again"
     return f"expected finite gradients, but {row} updates in a row had none; {now}. Nothing was written. "

@@ -187,7 +187,9 @@ class Swept(Wrapped):
                     "expected a model and a loss that draw from torch's generators only, but they use numpy's or "
                     "Python's, which would say the same to all members; draw with torch"
                 )
-        if not self._memo["drew"] and self.wrapper.members > 1 and _are_one(draft):
+        # Another step of the same state may tell them apart.
+        alone = not self.slot
+        if not self._memo["drew"] and alone and self.wrapper.members > 1 and _are_one(draft):
             warnings.warn(
                 SameMembers(
                     f"the {self.wrapper.members} members of this sweep are one run: they begin with the same weights "
@@ -251,8 +253,10 @@ class Swept(Wrapped):
 
 
 def _are_one(draft: Draft) -> bool:
-    """Say whether all members have the same weights and hyper-parameters."""
-    return all((leaf == leaf[:1]).all() for entry in ("params", "hyper") for _, leaf in leaves(draft[entry]))
+    """Say whether all members are alike: their weights, hyper-parameters, and all else that each has of its own."""
+    own = [draft[name] for name in draft if name not in (*SHARED, SEEDS, HOST)]
+    trees = [tree for tree in own if not isinstance(tree, Tensor)]
+    return all((leaf == leaf[:1]).all() for tree in trees for _, leaf in leaves(tree) if leaf.ndim)
 
 
 def _set(known: Draft, hyper: Settings) -> None:

@@ -171,3 +171,17 @@ def test_the_digest_of_a_damaged_checkpoint_is_not_told(command, recipe, tmp_pat
 
     assert (2, "") == (code, out)
     assert "damaged" in err
+
+
+def test_the_schedule_of_a_sweep_is_that_of_each_member(command, recipe):
+    """Under the names that its log has."""
+    swept = "epochs=2,\n    engine='func',\n    wrappers=[pr.Vmap(2, hyper={'lr': [1.0, 0.5]})],"
+    Path(recipe).write_text(Path(recipe).read_text().replace("epochs=2,", swept))
+    code, out, err = command("schedule", recipe, "--json")
+    _, alone, _ = command("schedule", recipe, "--json", "--set", "wrappers=[]", "--set", "optimizer.lr=0.5")
+
+    assert (0, "") == (code, err)
+    found = json.loads(out)
+    assert ["lr[0]", "lr[1]"] == list(found)
+    assert found["lr[1]"] == json.loads(alone)["lr"]
+    assert found["lr[0]"] == pytest.approx([2 * value for value in found["lr[1]"]])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
 
 import purerun as pr
 from purerun.batch import BatchError
@@ -171,3 +172,54 @@ def test_the_functional_engine_is_refused():
     for inner in ((), (pr.SkipNonFinite(),), (pr.Precision("float16"),)):
         with pytest.raises(ValueError, match="expected a step with engine='autograd'"):
             pr.wrap(step, *inner, pr.Remat("0"))
+
+
+OTHERS = {
+    "accumulate": pr.Accumulate(2),
+    "annealed": pr.AnnealedEMA(0.9),
+    "bfloat16": pr.Precision("bfloat16"),
+    "clip": pr.Clip(0.1),
+    "data parallel": pr.DataParallel(2),
+    "dropout": pr.Dropout(0.6),
+    "ema": pr.EMA(0.9),
+    "float16": pr.Precision("float16", init_scale=8.0),
+    "microbatch": pr.Microbatch(2),
+    "skip": pr.SkipNonFinite(),
+    "swa": pr.SWA(),
+}
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "outside"])
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_beside_another_wrapper_the_bits_are_those_of_the_other_alone(other, inside):
+    """In both orders; what is around the forward pass is around its second run."""
+    plain = pr.TrainStep(NESTED.module(), NESTED.loss, MOMENTUM)
+    alone, remat = pr.wrap(plain, other), pr.Remat("*")
+    both = pr.wrap(plain, remat, other) if inside else pr.wrap(plain, other, remat)
+    first, second = alone.init(seed=1), both.init(seed=1)
+    for seed in range(3):
+        first, second = alone(first, NESTED.data(seed)), both(second, NESTED.data(seed))
+
+    # The program says that parts run again.
+    assert pr.digest(first.exclude("fingerprint")) == pr.digest(second.exclude("fingerprint"))
+
+
+def test_a_model_s_own_checkpoints_drop_by_the_same_probability():
+    """The second run is inside of what is around the first."""
+
+    class Own(nn.Module):
+        def __init__(self, *, again):
+            super().__init__()
+            torch.manual_seed(0)
+            self.body, self.head, self.again = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.1)), nn.Linear(8, 1), again
+
+        def forward(self, x):
+            inner = checkpoint(self.body, x, use_reentrant=False) if self.again else self.body(x)
+            return self.head(inner)
+
+    def grads(*, again):
+        step = pr.TrainStep(Own(again=again), lambda model, x: model(x).square().mean(), MOMENTUM)
+        step = pr.wrap(step, pr.Dropout(0.5))
+        return step.grad(step.init(), torch.linspace(-1, 1, 24).view(4, 6)).grads
+
+    assert all(torch.equal(grad, grads(again=True)[name]) for name, grad in grads(again=False).items())

@@ -153,12 +153,13 @@ def test_a_bad_batch_spoils_its_window():
 
 
 @pytest.mark.parametrize(
-    "outer", [pr.SkipNonFinite(), pr.Precision("float16", init_scale=1.0)], ids=["skip", "precision"]
+    ("outer", "accelerator"),
+    [(pr.SkipNonFinite(), False), (pr.SkipNonFinite(), True), (pr.Precision("float16", init_scale=1.0), False)],
+    ids=["skip", "skip on an accelerator", "precision"],
 )
-@pytest.mark.parametrize("accelerator", [False, True])
 def test_a_window_ends_with_its_epoch_though_its_last_batch_is_bad(request, outer, accelerator):
     """The good batches are applied, without the bad one; the next window begins with the next epoch."""
-    if accelerator and isinstance(outer, pr.SkipNonFinite):
+    if accelerator:
         request.getfixturevalue("accelerated")
 
     def shifted(model, batch):
@@ -189,6 +190,23 @@ def test_a_bad_loss_with_good_gradients():
 
     assert (1, 1) == (int(first["skip", "total"]), int(second["skip", "total"]))
     assert torch.equal(alone.init()["params", "weight"], second["params", "weight"])
+
+
+def test_the_gradients_are_named_where_the_loss_is_fine():
+    """With the terms beside them."""
+
+    def loss(model, x):
+        value = model(x).mean()
+        return {"loss": value, "snr": torch.tensor(NAN)}
+
+    class Bad(Wrapper):
+        def read(self, step, draft, batch, how):
+            grads = step.read(draft, batch, how)
+            return attrs.evolve(grads, grads={name: grad * torch.inf for name, grad in grads.grads.items()})
+
+    step = pr.wrap(pr.TrainStep(nn.Linear(4, 1), loss, pr.optim.SGD(lr=0.1)), Bad(), pr.SkipNonFinite(1))
+    with pytest.raises(NonFiniteLoss, match=r"the gradients of `weight`, `bias` \(beside snr=nan\) are not"):
+        step(step.init(), torch.ones(2, 4))
 
 
 @pytest.mark.parametrize("lease", [False, True])

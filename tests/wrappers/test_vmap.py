@@ -329,5 +329,6 @@ def test_members_that_would_do_the_same_are_told():
         sweep(wrapper=pr.Vmap(3, hyper={"lr": [0.1, 0.1, 0.2]})),
         sweep(init=pr.initial.Fresh(lambda: nn.Sequential(nn.Linear(2, 1)))),
         sweep(wrapper=pr.Vmap(1)),
+        sweep(init=pr.initial.Fresh(lambda: nn.Sequential(nn.Linear(2, 1)), match="0.bias")),
     ):
         differing(differing.init(), x)
