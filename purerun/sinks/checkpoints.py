@@ -122,6 +122,7 @@ class _Saving(Watcher):
         known = names(sink.directory) if sink.best and belongs(desk.resumed, sink.directory) else ()
         self._scores = {name: scores_of(sink.directory, name) for name in known}
         self._unsaved: State | None = None
+        self._begun = False
         self._clock = perf_counter()
         self._counters: tuple[str, ...] = ()
         # The iterations of the newest state that was handed over, and of the newest that was written.
@@ -147,7 +148,10 @@ class _Saving(Watcher):
             )
 
     def begin(self, state: State) -> None:
-        if not belongs(self._desk.resumed, self._sink.directory):
+        self._begun = True
+        if belongs(self._desk.resumed, self._sink.directory):
+            self._cut()
+        else:
             _vacate(self._sink.directory)
 
     def see(self, state: State) -> None:
@@ -166,20 +170,29 @@ class _Saving(Watcher):
         self._writer.close()
         collect()
         self._look(ended=True)
-        if error is None and self._sink.publish:
+        if error is not None:
+            return
+        if not self._begun and belongs(self._desk.resumed, self._sink.directory):
+            self._cut()  # of a run that is over: perhaps it was killed before it came to this
+        elif not self._begun and self._sink.publish:
+            raise SinkError(
+                f"expected a run with a state to publish in {self._sink.directory}, got one that is over; write its "
+                "weights with purerun export"
+            )
+        if self._sink.publish:
             self._publish()
 
-    def recall(self, memory: JSON) -> None:
+    def _cut(self) -> None:
+        """Remove what lies after the checkpoint that is gone on from: the run may come to other states now."""
         manifest, run = self._desk.manifest, self._sink.directory
-        if manifest is not None and belongs(self._desk.resumed, run):
-            # What lies after it is cut, as the log is: the run may come to other states now.
-            here = name_of(manifest.counters["iter"])
-            point(run, here)
-            for name in names(run)[names(run).index(here) + 1 :]:
-                remove(run, name)
-                self._scores.pop(name, None)
-            sweep(run)
-            prune(run, self._sink.keep, self._sink.best, self._scores)
+        assert manifest is not None  # of what is gone on from
+        here = name_of(manifest.counters["iter"])
+        point(run, here)
+        for name in names(run)[names(run).index(here) + 1 :]:
+            remove(run, name)
+            self._scores.pop(name, None)
+        sweep(run)
+        prune(run, self._sink.keep, self._sink.best, self._scores)
 
     def _is_best(self, state: State) -> bool:
         tree = peek(state)
@@ -256,7 +269,7 @@ def _vacate(run: Path) -> None:
     """Remove the checkpoints of another run, and what one has left that was killed in its first save."""
     for pointer in pointers(run):
         unpoint(run, pointer)
-    for name in names(run):
+    for name in reversed(names(run)):
         remove(run, name)
     sweep(run)
 

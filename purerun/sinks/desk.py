@@ -98,7 +98,7 @@ class Watcher(ABC):
         """
 
     def recall(self, memory: JSON) -> None:
-        """Go on from a checkpoint; called before `begin`, or at the end when there is none to come.
+        """Remember what was known at a checkpoint; called before `check`, or at the end when there is none to come.
 
         Args:
             memory: what `memory` said when the checkpoint was made; None if this sink was not there.

@@ -116,6 +116,13 @@ class _Logging(Watcher):
         self._fresh, self._warned = True, False
         self._recalled: Any = None
 
+    def check(self, state: State) -> None:
+        path, mark = self._log.path, marked(self._recalled)
+        if path is not None and self._desk.manifest is not None:
+            own = belongs(self._desk.resumed, path.parent)
+            if mark is None or not (own or mark.begins(written(path))):
+                refuse_others(path, overwrite=self._desk.overwrite)
+
     def begin(self, state: State) -> None:
         self._fresh = False
         self._scored = "scores" in state.names() and bool(state["scores"].names())

@@ -80,7 +80,7 @@ def _passed(states: Iterator[State], sinks: Sequence[Opens], desk: Desk) -> Gene
         began = False
         for state in states:
             if not began:
-                _begin(state, desk)
+                _begin(state, sinks, desk)
                 began = True
             desk.torn = True
             for see in observers:
@@ -124,11 +124,14 @@ def _free(label: str, desk: Desk) -> str:
     return next(name for name in numbered if name not in desk.watchers)
 
 
-def _begin(state: State, desk: Desk) -> None:
-    for watcher in desk.watchers.values():
-        watcher.check(state)
+def _begin(state: State, sinks: Sequence[Opens], desk: Desk) -> None:
     _recall(state, desk)
-    for watcher in desk.watchers.values():
+    watchers = [*desk.watchers.values()]
+    for watcher in watchers:
+        watcher.check(state)
+    # The checkpoints of a run that is replaced go first: what is left beside its log and recipe is its own.
+    first = sum(not sink.keeps for sink in sinks)
+    for watcher in [*watchers[first:], *watchers[:first]]:
         watcher.begin(state)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -88,6 +89,18 @@ def write_unless(bad: Tensor, step: Step, draft: Draft, grads: Grads) -> None:
     before = _kept(draft)
     step.write(draft, grads)
     _put_back(bad, draft, before)
+
+
+def held_back(bad: Tensor, step: Step, before: Draft, grads: Grads) -> Grads:
+    """Give back the buffers of before, and drop what wrappers around `grad` would keep."""
+    if decides(bad):
+        return attrs.evolve(grads, buffers={**grads.buffers, **before["buffers"]}, kept={}) if bad.item() else grads
+    kept: dict[str, dict[str, Tensor]] = {}
+    for slot, leaves in grads.kept.items():
+        old = before[slot][step.slot] if step.slot else before[slot]
+        kept[slot] = {name: choose(bad, old[name], leaf) for name, leaf in leaves.items()}
+    buffers = {name: choose(bad, before["buffers"][name], buffer) for name, buffer in grads.buffers.items()}
+    return attrs.evolve(grads, buffers=buffers, kept=kept)
 
 
 def _kept(tree: Draft) -> Draft:

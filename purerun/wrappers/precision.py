@@ -14,7 +14,7 @@ from purerun.state import Draft, lazy_clone
 from purerun.step import NonFiniteLoss, Step
 from purerun.valid import above, between, floating, one_of, refuse, whole
 from purerun.wrappers import streak
-from purerun.wrappers.finite import nonfinite, unscale, write_unless
+from purerun.wrappers.finite import held_back, nonfinite, unscale, write_unless
 from purerun.wrappers.wrapper import Wrapper
 
 
@@ -34,9 +34,10 @@ class Precision(Wrapper):
     Parameters, gradients and optimizer slots stay in float32.  Gradients are divided by the scale as soon
     as they are there, so whatever stands around this sees them as they are.  Where they are not finite, the
     update is left out and the scale goes down, as `torch.amp.GradScaler` does it, bit for bit; a loss that
-    is not finite is such a case too, not an error.  The scale is kept in the slot `precision` and reported
-    as `loss_scale`, as it will be for the next update, with the updates left out as `skipped` and
-    `skipped_in_a_row`; it changes once an update of what stands around this,
+    is not finite is such a case too, not an error, and leaves the buffers as they were.
+
+    The scale is kept in the slot `precision` and reported as `loss_scale`, as it will be for the next update, with
+    the updates left out as `skipped` and `skipped_in_a_row`.  It changes once an update of what stands around this,
     so a window of `Accumulate` has one scale.
 
     The loss function may ask for another dtype by an autocast of its own.  To judge under the same
@@ -125,12 +126,15 @@ class Precision(Wrapper):
         if self._scaling is None:
             return step.read(draft, batch, how)
         scale = draft[self.slot]["scale"]
+        # What a forward pass has written into buffers is good, but for one that is not finite itself.
+        before = {name: lazy_clone(buffer) for name, buffer in draft["buffers"].items()}
         # A product or a clone: a gradient may be this very tensor.
         scaled = scale.clone() if how.scale is None else scale * how.scale
         grads = step.read(draft, batch, attrs.evolve(how, scale=scaled))
         # By way of float64, as GradScaler does it.
         fine = attrs.evolve(grads, grads=unscale(grads.grads, scale.double().reciprocal().float()))
-        return streak.marked(fine)
+        bad = ~grads.metrics["loss"].isfinite()
+        return streak.marked(held_back(bad, step, {**draft, "buffers": before}, fine))
 
     def vet(self, step: Step, draft: Draft, grads: Grads) -> None:
         """Let an overflow pass, for the scale to go down, unless there were too many.

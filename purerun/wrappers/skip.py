@@ -6,14 +6,13 @@ from contextlib import suppress
 from typing import Any
 
 import attrs
-from torch import Tensor
 
 from purerun.grad import Grads, Pass
 from purerun.state import Draft, lazy_clone
 from purerun.step import NonFiniteLoss, Step
 from purerun.valid import whole
 from purerun.wrappers import streak
-from purerun.wrappers.finite import choose, decides, nonfinite, write_unless
+from purerun.wrappers.finite import held_back, nonfinite, write_unless
 from purerun.wrappers.wrapper import Wrapper
 
 
@@ -64,7 +63,7 @@ class SkipNonFinite(Wrapper):
         # The forward pass writes into buffers.
         before = {name: lazy_clone(buffer) for name, buffer in draft["buffers"].items()}
         grads = streak.marked(step.read(draft, batch, how))
-        return _held_back(nonfinite(grads.grads), step, {**draft, "buffers": before}, grads) if before else grads
+        return held_back(nonfinite(grads.grads), step, {**draft, "buffers": before}, grads) if before else grads
 
     def vet(self, step: Step, draft: Draft, grads: Grads) -> None:
         """Let a loss pass that is NaN or infinite, unless there were too many.
@@ -91,15 +90,3 @@ class SkipNonFinite(Wrapper):
 _REMEDY = (
     "Lower the learning rate, clip the gradients, look at these batches, or allow more with SkipNonFinite(limit=...)"
 )
-
-
-def _held_back(bad: Tensor, step: Step, before: Draft, grads: Grads) -> Grads:
-    """Give back the buffers of before, and drop what wrappers around `grad` would keep."""
-    if decides(bad):
-        return attrs.evolve(grads, buffers={**grads.buffers, **before["buffers"]}, kept={}) if bad.item() else grads
-    kept: dict[str, dict[str, Tensor]] = {}
-    for slot, leaves in grads.kept.items():
-        old = before[slot][step.slot] if step.slot else before[slot]
-        kept[slot] = {name: choose(bad, old[name], leaf) for name, leaf in leaves.items()}
-    buffers = {name: choose(bad, before["buffers"][name], buffer) for name, buffer in grads.buffers.items()}
-    return attrs.evolve(grads, buffers=buffers, kept=kept)

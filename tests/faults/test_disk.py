@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,10 +164,13 @@ def test_a_folder_that_cannot_be_written(start: Start, whole: Whole, tmp_path: P
 def test_a_run_that_may_go_on_without_its_checkpoints(start: Start, whole: Whole, tmp_path: Path):
     """Read-only for a while: each that cannot be written is told, and the end is saved."""
     run = Run(tmp_path / "run")
-    command = start(*WARN, obedient=True, env={"HOLD_AT": "9,15"})
+    command = start(*WARN, obedient=True, env={"HOLD_AT": "9,15,17"})
     command.held()
     assert command.until(lambda: run.stands(4, 6, 8))
     run.folder.chmod(0o555)
+    command.let_go()
+    command.held()
+    time.sleep(0.5)  # for the writer, whose failures are told by the iterations after them
     command.let_go()
     command.held()
     assert command.until(lambda: "iter_00000010: cannot be written" in command.err)

@@ -24,6 +24,7 @@ from purerun.checkpoint import (
     remove,
 )
 from purerun.hooks import Every
+from purerun.sinks import SinkError
 from purerun.sinks.checkpoints import NotSaved
 from tests.sinks import runs
 
@@ -356,3 +357,35 @@ def test_saving_begins_where_mmengine_begins(tmp_path):
 
     assert [5, 8, 11] == saved(tmp_path)
     assert name_of(11) == last(tmp_path)
+
+
+def test_a_refused_resume_leaves_the_checkpoints(tmp_path):
+    """Though one sink has nothing against it: none begins before all have agreed."""
+    for name in ("a", "b"):
+        for _ in pr.watch(
+            runs.states(), pr.sinks.Log(1, tmp_path / name / "log.jsonl"), Checkpoint(tmp_path / name, every=4)
+        ):
+            pass
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    point = tmp_path / "a" / "checkpoints" / "iter_00000004"
+    states = runs.states(pr.load(point))
+    with pytest.raises(SinkError, match="holds the log of another run"):
+        next(
+            iter(
+                pr.watch(
+                    states, pr.sinks.Log(1, tmp_path / "b" / "log.jsonl"), Checkpoint(tmp_path / "a"), resume=point
+                )
+            )
+        )
+
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_run_that_is_over_publishes_nothing_of_another(tmp_path):
+    """Whose directory it is told to replace."""
+    for _ in pr.watch(runs.states(), Checkpoint(tmp_path, every=4)):
+        pass
+    with pytest.raises(SinkError, match="expected a run with a state to publish"):
+        list(pr.watch(iter(()), Checkpoint(tmp_path, publish="params"), overwrite=True))
+
+    assert not list(tmp_path.glob("*.safetensors"))
