@@ -61,8 +61,10 @@ def average(*states: State, weights: Sequence[float] | None = None) -> State:
         raise ValueError("expected states to average, got none")
     share = [1.0] * len(states) if weights is None else [float(weight) for weight in weights]
     total = sum(share)
-    if len(share) != len(states) or not total:
-        raise ValueError(f"expected a weight for each of {len(states)} states, with a sum other than 0, got {weights}")
+    if len(share) != len(states) or not total or not all(map(is_number, share)):
+        raise ValueError(
+            f"expected a weight for each of {len(states)} states, finite and with a sum other than 0, got {weights}"
+        )
     for state in states:
         _same(states[0], state)
     parts = [part / total for part in share]

@@ -11,8 +11,11 @@ from torch import Tensor
 from purerun.population import SEEDS, Path, choose, counted
 from purerun.random import Key
 from purerun.state import Draft, State, StateError, leaves
+from purerun.valid import is_number
 
-_RANGES = {"dropout": (0.0, 1.0)}
+_BELOW = (0.0, 1.0 - 1e-4)
+_RANGES = {"dropout": (0.0, 1.0), **dict.fromkeys(("momentum", "beta1", "beta2", "alpha"), _BELOW)}
+"""Where exploring ends by itself; a mean that keeps all it has never moves."""
 
 
 def evolve(
@@ -38,7 +41,8 @@ def evolve(
         hyper: which hyper-parameters are explored.
         share: how many of the members are replaced, rounded down; at most a half.
         factors: what one of is drawn for each copy and hyper-parameter.
-        within: the least and the largest value that exploring gives some hyper-parameters; `dropout` stays in [0, 1].
+        within: the least and the largest value that exploring gives some hyper-parameters; `dropout` stays in [0, 1],
+            momenta (`momentum`, `beta1`, ...) below 1.
 
     Raises:
         StateError: the state is no population, or has no such hyper-parameter.
@@ -71,11 +75,12 @@ def evolve(
 
 
 def _checked(within: Mapping[str, tuple[float, float]], hyper: Sequence[str]) -> Mapping[str, tuple[float, float]]:
-    for name, (low, high) in within.items():
-        if name not in hyper or not low <= high:
+    for name, ends in within.items():
+        fits = isinstance(ends, tuple | list) and len(ends) == 2 and all(map(is_number, ends)) and ends[0] <= ends[1]
+        if name not in hyper or not fits:
             raise ValueError(
-                f"expected ranges (least, largest) of hyper-parameters that are explored, {list(hyper)}, got "
-                f"{(low, high)} of {name!r}"
+                f"expected ranges (least, largest) of hyper-parameters that are explored, {list(hyper)}, got {ends!r} "
+                f"of {name!r}"
             )
     return within
 

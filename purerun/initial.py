@@ -227,6 +227,11 @@ def _nothing(owner: object, attribute: attrs.Attribute[Any], value: object) -> N
         )
 
 
+def _makes(owner: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not callable(value) and not hasattr(value, "build"):
+        raise TypeError(f"expected {type(owner).__name__} of a function that makes the module, got {value!r}")
+
+
 class Builder(Protocol):
     """What makes a module whose weights are a function of a key, as `pr.Module` does."""
 
@@ -251,7 +256,7 @@ class Fresh(Rule):
     """
 
     match: Match = attrs.field(default=Name("*"), converter=matching, kw_only=True)
-    target: Callable[[], nn.Module] | Builder = attrs.field()
+    target: Callable[[], nn.Module] | Builder = attrs.field(validator=_makes)
     bias: float | None = attrs.field(default=None, kw_only=True, validator=_nothing)
     bias_prob: float | None = attrs.field(default=None, kw_only=True, validator=_nothing)
 
@@ -289,7 +294,10 @@ class Fresh(Rule):
         if not callable(self.target):
             return self.target.build(key)
         with keyed_everywhere(key):
-            return self.target()
+            module = self.target()
+        if not isinstance(module, nn.Module):
+            raise InitialError(f"expected a function that makes a module like the model, got {type(module).__name__}")
+        return module
 
 
 def begun(rules: Sequence[Rule], model: nn.Module, seed: int) -> dict[str, Tensor]:

@@ -102,7 +102,9 @@ def mean(total: Sum, buffers: Mapping[str, Tensor] | None = None) -> Grads:
     torch._foreach_div_([*total.grads.values()], plain(count))
     grads = {**total.grads, **{name: total.grads[name].to(dtype) for name, dtype in total.short.items()}}
     metrics = {
-        name: _scalar(value if name in total.merges else value / count, total.dtypes[name])
+        name: _scalar(
+            value if name in total.merges else value / count, reported(total.merges.get(name), total.dtypes[name])
+        )
         for name, value in total.metrics.items()
     }
     return Grads(grads, total.weight, dict(buffers or {}), metrics, total.merges)
@@ -143,6 +145,15 @@ def plain(weight: float | Tensor) -> float | Tensor:
 
 def _transformed(tensor: Tensor) -> bool:
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def reported(merge: Merge | None, dtype: torch.dtype) -> torch.dtype:
+    """Say in which dtype a term of the whole batch is reported: a sum of short whole numbers may be a long one.
+
+    >>> reported("sum", torch.uint8), reported("max", torch.uint8), reported("sum", torch.float32)
+    (torch.int64, torch.uint8, torch.float32)
+    """
+    return torch.int64 if merge == "sum" and not dtype.is_floating_point and not dtype.is_complex else dtype
 
 
 def _weighed(grads: Grads) -> dict[str, Number]:

@@ -7,7 +7,7 @@ the order of the data comes from, `seeds` (int64, shape [members]) is where each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import index
 from typing import Any, TypeAlias
 
@@ -57,7 +57,7 @@ def spread(values: Mapping[str, Any], count: int) -> dict[str, Any]:
     return flat
 
 
-def stack(states: Sequence[State], *, like: State | None = None) -> State:
+def stack(states: Iterable[State], *, like: State | None = None) -> State:
     """Make one population of the states of single runs.
 
     Their counters must agree.  The order of the data is that of the first one's seed; chance stays each one's own.
@@ -76,6 +76,7 @@ def stack(states: Sequence[State], *, like: State | None = None) -> State:
     >>> pair["seeds"].tolist(), pair["params", "weight"].shape, pair["hyper", "lr"].tolist()
     ([3, 5], torch.Size([2, 1, 2]), [0.1, 0.1])
     """
+    states = list(states)
     if not states:
         raise StateError("expected at least one state to stack, got none")
     for state in states:
@@ -136,7 +137,7 @@ def choose(state: State, places: Sequence[int] | Tensor) -> State:
     except TypeError:
         numbers = []
     if not numbers or not all(0 <= place < count for place in numbers):
-        raise StateError(f"expected members among 0 to {count - 1}, and at least one, got {list(places)}")
+        raise StateError(f"expected members among 0 to {count - 1}, and at least one, got {places}")
     chosen = torch.tensor(numbers, device="cpu")
     seeds = peek(state)[SEEDS]
     return seal({**_taken(state, chosen, count), "seed": lazy_clone(peek(state)["seed"]), SEEDS: seeds[chosen]})

@@ -347,14 +347,22 @@ def _placed(state: State, steps: tuple[Step, ...]) -> State:
 def _kept_hyper(state: State, steps: tuple[Step, ...]) -> str:
     """Say which hyper-parameters of a state are not what the steps that go on with it would begin with."""
     fresh = dict(leaves(init(0, *steps)["hyper"]))
-    kept = {path: leaf for path, leaf in leaves(state["hyper"]) if path in fresh and not torch.equal(leaf, fresh[path])}
+    kept = {path: leaf for path, leaf in leaves(state["hyper"]) if not _equal(leaf, fresh.get(path))}
     if not kept:
         return ""
-    told = ", ".join(f"{'/'.join(path)} is {leaf.tolist()}, not {fresh[path].tolist()}" for path, leaf in kept.items())
+    told = [
+        f"{'/'.join(path)} is {leaf.tolist()}, "
+        + (f"not {fresh[path].tolist()}" if path in fresh else "and nobody reads it")
+        for path, leaf in kept.items()
+    ]
     return (
-        f"\nThe hyper-parameters of the state stay: {told}. "
+        f"\nThe hyper-parameters of the state stay: {', '.join(told)}. "
         "Take the new ones with `state = step.adopt(state)`, or set them with `state.replace(hyper={...})`."
     )
+
+
+def _equal(leaf: Tensor, other: Tensor | None) -> bool:
+    return other is not None and torch.equal(leaf, other)
 
 
 def _check_grads(params: Mapping[str, Tensor], grads: Grads, trained: tuple[str, ...]) -> None:

@@ -102,8 +102,9 @@ def test_a_share_is_what_it_says():
         (ValueError, "at least one factor, and a key", {"key": 0}),
         (ValueError, "that are explored, \\['lr'\\], got", {"within": {"lrr": (0.1, 2.0)}}),
         (ValueError, "that are explored, \\['lr'\\], got", {"within": {"lr": (2.0, 0.1)}}),
+        (ValueError, "that are explored, \\['lr'\\], got", {"within": {"lr": 0.1}}),
     ],
-    ids=["single", "factors", "key", "range of another", "range"],
+    ids=["single", "factors", "key", "range of another", "range", "no range"],
 )
 def test_what_makes_no_sense_is_refused(error, said, change):
     """In words."""
@@ -124,3 +125,14 @@ def test_what_does_not_fit_is_refused():
         pr.evolve(state, scores, key, hyper=["rate"])
     with pytest.raises(pr.StateError, match="expected a population"):
         pr.evolve(sweep.step.init(), torch.zeros(0), key)
+
+
+def test_a_momentum_is_explored_below_one():
+    """There it would keep all it has, for ever."""
+    step = pr.TrainStep(
+        nn.Linear(2, 1), lambda m, x: m(x).mean(), pr.optim.SGD(lr=0.1, momentum=0.9), engine="func"
+    )  # fmt: skip
+    state = pr.wrap(step, pr.Vmap(2, hyper={"lr": [0.1, 0.2]})).init()
+    after = pr.evolve(state, [1.0, 0.0], pr.Key.of(0), hyper=["momentum"], share=0.5, factors=[1.25])
+
+    assert after["hyper", "momentum"].tolist() == [0.9, pytest.approx(1 - 1e-4)]

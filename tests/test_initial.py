@@ -241,3 +241,11 @@ def test_a_fresh_module_is_the_one_that_a_recipe_makes():
 
     assert found.keys() == dict(made.build(key).state_dict()).keys()
     assert all(torch.equal(found[name], leaf) for name, leaf in made.build(key).state_dict().items())
+
+
+def test_a_fresh_module_needs_who_makes_it():
+    """A function, and one that makes a module."""
+    with pytest.raises(TypeError, match="expected Fresh of a function that makes the module, got 3"):
+        pr.initial.Fresh(3)
+    with pytest.raises(InitialError, match="expected a function that makes a module like the model, got int"):
+        pr.initial.begun([pr.initial.Fresh(lambda: 3)], nn.Linear(2, 1), seed=0)

@@ -9,6 +9,7 @@ import attrs
 import torch
 
 from purerun.hooks.hook import Hook
+from purerun.population import members
 from purerun.state import Draft, State, StateError
 from purerun.valid import between, number, one_of, whole
 
@@ -59,6 +60,11 @@ class ReduceOnPlateau(Hook):
         """
         if self.param not in state["hyper"].names():
             raise StateError(f"expected a hyper-parameter among {list(state['hyper'].names())}, got {self.param!r}")
+        if members(state):
+            raise StateError(
+                f"expected a single run, got a population of {members(state)}: the score of one member would move the "
+                "hyper-parameters of all; schedule them, or let pr.evolve choose"
+            )
         worst = math.inf if self.rule == "less" else -math.inf
         counts = {name: torch.zeros((), dtype=torch.int64, device="cpu") for name in ("bad", "cooling")}
         return {self.slot: {"best": torch.tensor(worst, dtype=torch.float64, device="cpu"), **counts}}

@@ -154,14 +154,26 @@ class SGD(Optimizer):
     ) -> tuple[dict[str, Tensor], Slots]:
         """Make the parameters and slots after one update, out of place."""
         # Once a bucket, not once a parameter: under `vmap` a number costs as much as a matrix.
-        ready = [Bucket(names, _ready(hyper, params[names[0]])) for names, hyper in buckets]
-        if not slots:
+        ready = [Bucket(names, self._ready(hyper, params[names[0]])) for names, hyper in buckets]
+        if not self.momentum:
             return tracing.each(self._plain, params, grads, {}, ready, pairs=False)
         formula = partial(self._moving, tracing.settled(slots["step"] == 0))
         kept = {"momentum_buffer": slots["momentum_buffer"]}
         new, after = tracing.each(formula, params, grads, kept, ready, pairs=False)
         moved = reduce(or_, [hyper["momentum"] != 0 for _, hyper in buckets])
         return new, {"step": slots["step"] + moved, **after}
+
+    def _ready(self, hyper: Hyper, like: Tensor) -> Hyper:
+        """Work out the numbers of an update in the dtype and on the device of its parameters."""
+        plain = {"weight_decay": tracing.cast(hyper["weight_decay"], like), "down": tracing.cast(-hyper["lr"], like)}
+        if not self.momentum:
+            return plain
+        return {
+            **plain,
+            "momentum": tracing.cast(hyper["momentum"], like),
+            "moves": tracing.settled(hyper["momentum"] != 0),
+            "undamped": tracing.cast(1 - hyper["dampening"], like),
+        }
 
     def _plain(self, hyper: Hyper, param: Tensor, grad: Tensor) -> tuple[Tensor]:
         grad = tracing.decayed(-grad if self.maximize else grad, param, hyper["weight_decay"])
@@ -187,16 +199,3 @@ def _misread(param: Tensor) -> bool:
     past their end.
     """
     return param.is_cpu and param.dtype in (torch.bfloat16, torch.float16)
-
-
-def _ready(hyper: Hyper, like: Tensor) -> Hyper:
-    """Work out the numbers of an update in the dtype and on the device of its parameters."""
-    plain = {"weight_decay": tracing.cast(hyper["weight_decay"], like), "down": tracing.cast(-hyper["lr"], like)}
-    if "momentum" not in hyper:
-        return plain
-    return {
-        **plain,
-        "momentum": tracing.cast(hyper["momentum"], like),
-        "moves": tracing.settled(hyper["momentum"] != 0),
-        "undamped": tracing.cast(1 - hyper["dampening"], like),
-    }

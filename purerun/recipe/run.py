@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from purerun import processes
-from purerun.checkpoint import names, path_of_name
+from purerun.checkpoint import load, names, path_of_name
 from purerun.recipe.error import RecipeError
 from purerun.recipe.place import LAST, LOG, holds_run, spare, write_recipe
 from purerun.recipe.recipe import Recipe
@@ -90,6 +90,8 @@ def train(
         start = _start(recipe, module, directory, resume, weights, asked)
         # Of a run that is over only what a kill has left undone is done: the last line of its log, say.
         over = start.state if recipe.ended(start.state) else None
+        if over is not None and start.checkpoint is not None:
+            over = load(start.checkpoint)  # as it is: what was asked to change is not in force
         if over is not None and not belongs(start.checkpoint, directory):
             raise RecipeError(
                 f"{start.checkpoint} is of a run that is over, and nothing is left to be done in {directory}; make the "

@@ -107,6 +107,9 @@ def _passed(states: Iterator[State], sinks: Sequence[Opens], desk: Desk) -> Gene
 
 
 def _open(sinks: Sequence[Opens], desk: Desk) -> None:
+    places = [place.resolve() for sink in sinks if (place := sink.place) is not None]
+    if twice := next((place for place in places if places.count(place) > 1), None):
+        raise SinkError(f"expected sinks with directories of their own, got two that write into {twice}; leave one out")
     # A stable sort: those that write down what the others remember come last.
     for sink in sorted(sinks, key=lambda sink: sink.keeps):
         desk.watchers[_free(sink.label, desk)] = sink.open(desk)

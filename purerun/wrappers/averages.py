@@ -13,7 +13,7 @@ from purerun.grad import Grads
 from purerun.merge import summed
 from purerun.state import Draft, lazy_clone
 from purerun.step import Step
-from purerun.valid import above, number, one_of, whole
+from purerun.valid import above, floating, number, one_of, whole
 from purerun.wrappers.wrapper import Wrapper
 
 
@@ -131,7 +131,7 @@ class EMA(Average):
     [0.0, -1.0, -1.5]
     """
 
-    decay: float = attrs.field(default=0.999, validator=number(0, 1))
+    decay: float = attrs.field(default=0.999, converter=floating, validator=number(0, 1))
 
     @property
     def slot(self) -> str:
@@ -156,7 +156,7 @@ class AnnealedEMA(EMA):
     [0.667, 0.5, 0.1]
     """
 
-    gamma: float = attrs.field(default=100, kw_only=True, validator=above(0))
+    gamma: float = attrs.field(default=100.0, kw_only=True, converter=floating, validator=above(0))
 
     def weight(self, count: int) -> float:
         """Say how far the average moves."""

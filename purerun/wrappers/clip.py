@@ -16,7 +16,7 @@ from purerun.optim.optimizer import Params
 from purerun.owned import unshared
 from purerun.state import Draft, lazy_clone
 from purerun.step import Step
-from purerun.valid import refuse, several
+from purerun.valid import floating, refuse, several
 from purerun.wrappers.wrapper import Wrapper
 
 
@@ -46,9 +46,9 @@ class Clip(Wrapper):
     (3.0, 1.0)
     """
 
-    norm: float | None = attrs.field(default=None)
-    value: float | None = attrs.field(default=None, kw_only=True)
-    adaptive: float | None = attrs.field(default=None, kw_only=True)
+    norm: float | None = attrs.field(default=None, converter=floating)
+    value: float | None = attrs.field(default=None, kw_only=True, converter=floating)
+    adaptive: float | None = attrs.field(default=None, kw_only=True, converter=floating)
     skip: tuple[str, ...] = attrs.field(default=(), kw_only=True, converter=several)
 
     def __attrs_post_init__(self) -> None:

@@ -17,7 +17,7 @@ from purerun.bind import ModelError, is_abstract
 from purerun.grad import WHOLE, Grads, Pass
 from purerun.state import Draft
 from purerun.step import Step
-from purerun.valid import number
+from purerun.valid import floating, number
 from purerun.wrappers.wrapper import Wrapped, Wrapper
 
 NAME = "dropout"
@@ -42,7 +42,7 @@ class Dropout(Wrapper):
     [0.0, 0.3, 0.9]
     """
 
-    p: float = attrs.field(default=0.5, validator=number(0, 1))
+    p: float = attrs.field(default=0.5, converter=floating, validator=number(0, 1))
 
     def wrapped(self, step: Step) -> Step:
         """Make the step with dropout of one probability."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from purerun.grad import Grads, LossError, Merge
-from purerun.merge import plain, summed
+from purerun.merge import plain, reported, summed
 from purerun.wrappers import scratch
 
 # The numbers at a packet's head: what it is about, the sum of weights, then the terms of the loss.
@@ -177,7 +177,7 @@ class Packet:
         # Cloned: the tensors of a state share no memory.
         buffers = {name: buffer.clone() for each in self.buffers for name, buffer in each.divided(samples).items()}
         metrics = {
-            term.name: _scalar(value / count if term.merge == "mean" else value, term.dtype)
+            term.name: _scalar(value / count if term.merge == "mean" else value, reported(term.merge, term.dtype))
             for term, value in zip(self.terms, terms, strict=False)
         }
         merges: dict[str, Merge] = {term.name: term.merge for term in self.terms if term.merge != "mean"}

@@ -63,7 +63,9 @@ class Precision(Wrapper):
     """
 
     dtype: Literal["bfloat16", "float16"] = attrs.field(default="bfloat16", validator=one_of("bfloat16", "float16"))
-    scale: Literal["auto", "dynamic"] | float | None = attrs.field(default="auto", kw_only=True, validator=_scale)
+    scale: Literal["auto", "dynamic"] | float | None = attrs.field(
+        default="auto", kw_only=True, converter=floating, validator=_scale
+    )
     init_scale: float = attrs.field(default=2.0**16, kw_only=True, validator=above(0), converter=floating)
     growth_factor: float = attrs.field(default=2.0, kw_only=True, validator=above(1), converter=floating)
     backoff_factor: float = attrs.field(default=0.5, kw_only=True, validator=between(0, 1), converter=floating)

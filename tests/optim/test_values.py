@@ -332,3 +332,25 @@ def test_a_momentum_that_there_is_not_is_no_hyper_parameter(make):
         step.init().replace(hyper={"momentum": 0.9})
     with pytest.raises(ValueError, match="'momentum'"):
         attrs.evolve(step, schedule=[pr.schedule.Linear(0.1, 1.0, end=4, param="momentum")])
+
+
+def test_a_momentum_of_another_step_is_told_and_not_used():
+    """By neither engine: a state keeps it, and nobody reads it."""
+    ends = []
+    for engine in ("autograd", "func"):
+        torch.manual_seed(0)
+        model, x = torch.nn.Linear(2, 1), torch.ones(4, 2)
+
+        def make(momentum, model=model, engine=engine):
+            sgd = SGD(lr=0.1, momentum=momentum)
+            return pr.TrainStep(model, lambda model, batch: model(batch).square().mean(), sgd, engine=engine)
+
+        moving, plain = make(0.9), make(0.0)
+        state = moving(moving(moving.init(), x), x)
+        with pytest.warns(pr.step.StepChanged, match=r"momentum is 0\.9, and nobody reads it"):
+            gone_on = list(pr.TrainLoop(plain, iters=5)(state, [x]))[-1]
+        expected = list(pr.TrainLoop(plain, iters=5)(plain.adopt(state), [x]))[-1]
+        assert torch.equal(gone_on["params", "weight"], expected["params", "weight"])
+        ends.append(gone_on["params", "weight"])
+
+    torch.testing.assert_close(*ends)

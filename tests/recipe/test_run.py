@@ -348,3 +348,12 @@ def test_a_run_is_not_written_to_a_url(place, tmp_path, monkeypatch):
         room.train(RECIPE, place)
 
     assert [] == list(tmp_path.iterdir())
+
+
+def test_a_run_that_is_over_is_told_as_it_is(tmp_path):
+    """What is asked to change is not in force, and so not in the state that is given back."""
+    ended = room.train(RECIPE, tmp_path).state
+    again = room.train(attrs.evolve(RECIPE, seed=9), tmp_path, resume="last", asked=["seed"])
+
+    assert again.finished
+    assert pr.digest(ended) == pr.digest(again.state)

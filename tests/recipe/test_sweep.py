@@ -159,3 +159,11 @@ def test_a_rule_gives_each_member_weights_of_its_own(tmp_path):
     weights = recipe.init(recipe.module())["params", "0.weight"]
     assert weights.std() == pytest.approx(0.1, rel=0.3)
     assert not torch.equal(weights[0], weights[1])
+
+
+def test_a_plateau_of_one_member_is_refused(tmp_path):
+    """Its score would move the rates of all; it is said before anything is trained."""
+    recipe = make(hooks=[pr.hooks.ReduceOnPlateau("accuracy[1]")])
+    with pytest.raises(pr.StateError, match="got a population of 3: the score of one member would move"):
+        room.train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

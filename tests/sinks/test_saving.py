@@ -389,3 +389,10 @@ def test_a_run_that_is_over_publishes_nothing_of_another(tmp_path):
         list(pr.watch(iter(()), Checkpoint(tmp_path, publish="params"), overwrite=True))
 
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_two_sinks_in_one_directory_are_refused(tmp_path):
+    """They would remove each other's checkpoints."""
+    with pytest.raises(SinkError, match="got two that write into"):
+        next(iter(pr.watch(runs.states(), Checkpoint(tmp_path, every=4), Checkpoint(tmp_path / ".", every=3))))
+    assert not list(tmp_path.iterdir())

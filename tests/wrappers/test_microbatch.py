@@ -229,3 +229,20 @@ def test_it_stands_around_a_mapped_program(wrapper):
     outside = pr.wrap(plain, pr.Vmap(3), wrapper)
     after, expected = outside(outside.init(), x)["params", "0.weight"], plain(plain.init(), x)["params", "0.weight"]
     assert torch.allclose(expected.expand_as(after), after, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("wrapper", [pr.Microbatch(4), pr.DataParallel(4)], ids=["parts", "shards"])
+@pytest.mark.parametrize(
+    ("dtype", "told"), [(torch.uint8, torch.int64), (torch.int32, torch.int64), (torch.bool, torch.int64)]
+)
+def test_a_sum_of_short_whole_numbers_is_a_long_one(wrapper, dtype, told):
+    """It would not fit."""
+    each = 1 if dtype == torch.bool else 100
+
+    def loss(model, x):
+        return {"loss": model(x).mean(), "seen": pr.Term(torch.tensor(each, dtype=dtype), "sum")}
+
+    step = pr.wrap(pr.TrainStep(nn.Linear(2, 1), loss, pr.optim.SGD(lr=0.1)), wrapper)
+    seen = step(step.init(), torch.ones(8, 2))["metrics", "seen"]
+
+    assert (4 * each, told) == (seen.item(), seen.dtype)

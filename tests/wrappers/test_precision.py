@@ -231,7 +231,6 @@ def test_a_run_whose_every_update_is_left_out_stops(lease, options):
     assert all(param.isfinite().all() for param in kept["params"].values())
 
 
-@pytest.mark.parametrize("window", [1, 2])
 def test_a_batch_that_is_no_number_leaves_the_buffers_as_they_were():
     """The mean of a BatchNorm would be NaN for ever, and only the evaluated model would show it."""
     step = pr.wrap(pr.TrainStep(network(), loss, OPTIMIZERS["sgd"][0]), pr.Precision("float16", init_scale=8.0))
@@ -242,6 +241,7 @@ def test_a_batch_that_is_no_number_leaves_the_buffers_as_they_were():
     assert 1 == int(after["precision", "total"])
 
 
+@pytest.mark.parametrize("window", [1, 2])
 def test_a_warm_up_is_no_reason_to_stop(window):
     """A scale that begins far too large finds its way down, inside of a window too."""
     plain = pr.TrainStep(nn.Linear(4, 1), lambda model, x: model(x).float().square().mean(), pr.optim.SGD(lr=0.1))

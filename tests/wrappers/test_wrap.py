@@ -196,3 +196,23 @@ def test_what_is_no_wrapper_is_refused(given):
     """Also behind a good one, when the step is made."""
     with pytest.raises(TypeError, match=r"expected a wrapper such as pr.Accumulate\(4\), got"):
         pr.wrap(make(), pr.Accumulate(2), given)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (pr.Clip(1), pr.Clip(norm=1.0)),
+        (pr.Clip(value=1), pr.Clip(value=1.0)),
+        (pr.Clip(adaptive=1), pr.Clip(adaptive=1.0)),
+        (pr.EMA(0), pr.EMA(0.0)),
+        (pr.AnnealedEMA(0, gamma=2), pr.AnnealedEMA(0.0, gamma=2.0)),
+        (pr.Dropout(0), pr.Dropout(0.0)),
+        (pr.Precision("float16", scale=128, init_scale=2), pr.Precision("float16", scale=128.0, init_scale=2.0)),
+    ],
+)
+def test_equal_wrappers_are_one_program(one, other):
+    """A whole number is a number."""
+    step = pr.TrainStep(nn.Linear(2, 1), lambda model, x: model(x).mean(), pr.optim.SGD(lr=0.1))
+
+    assert one == other
+    assert torch.equal(pr.wrap(step, one).fingerprint(), pr.wrap(step, other).fingerprint())
