@@ -177,13 +177,22 @@ def compute(
     """
     if autocast is not None:
         loss = _autocast(loss, autocast, params[trained[0]].device.type)
-    with _entered(within) if within else _NOTHING:
-        if engine == "func":
-            return _func(binding, loss, batch, params, buffers, trained, scale)
-        return _autograd(binding, loss, batch, params, buffers, trained, unused, scale)
+    if within:
+        loss = _inside(within, loss)
+    if engine == "func":
+        return _func(binding, loss, batch, params, buffers, trained, scale)
+    return _autograd(binding, loss, batch, params, buffers, trained, unused, scale, within)
 
 
 _NOTHING = nullcontext()
+
+
+def _inside(within: tuple[Block, ...], loss: LossFunction) -> LossFunction:
+    def computed(model: nn.Module, batch: Any) -> Any:
+        with _entered(within):
+            return loss(model, batch)
+
+    return computed
 
 
 @contextmanager
@@ -211,6 +220,7 @@ def _autograd(
     trained: tuple[str, ...],
     unused: str,
     scale: Tensor | None,
+    within: tuple[Block, ...],
 ) -> Grads:
     leaves = [params[name] for name in trained]
     own = [param for param in binding.params.values() if param.requires_grad] if binding.watching else []
@@ -221,7 +231,8 @@ def _autograd(
         # forward again, and would do so on the module's own weights otherwise.
         with torch.enable_grad(), binding(params, buffers, training=True) as model:
             total, weight, terms = reduce(loss(model, batch), batch)
-            grads = _backward(total, [*leaves, *own], scale)
+            with _entered(within) if within else _NOTHING:
+                grads = _backward(total, [*leaves, *own], scale)
     finally:
         for leaf in leaves:
             leaf.requires_grad = False
