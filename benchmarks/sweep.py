@@ -32,7 +32,8 @@ WANTED = {(16, "compiled"): 10.0, (64, "compiled"): 15.0, (64, "mapped"): 4.0}
 def sweep(members: int, *wrappers: pr.Wrapper, lease: bool) -> Round:
     """Train a population in the full loop."""
     model, batches = fresh(TASK)
-    step = pr.TrainStep(model, loss, OPTIMIZERS["sgd"][1], engine="func")
+    rules = [pr.initial.Fresh(TASK.model)]
+    step = pr.TrainStep(model, loss, OPTIMIZERS["sgd"][1], engine="func", init=rules)
     step = pr.wrap(step, pr.Vmap(members), *wrappers)
     return drained(pr.TrainLoop(step, iters=10**9, lease=lease)(step.init(seed=0), batches), ITERS)
 
