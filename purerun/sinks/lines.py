@@ -150,7 +150,8 @@ def refuse_others(path: Path, *, overwrite: bool) -> None:
         SinkError: it holds something that may not be overwritten, or something else is there.
         SaveError: it cannot be read.
     """
-    if not overwrite and written(path):
+    # Read in any case: what is no file cannot be replaced.
+    if written(path) and not overwrite:
         raise SinkError(
             f"{path} holds the log of another run; go on with it (watch(..., resume=...)), replace it "
             "(watch(..., overwrite=True)), or choose another place"
