@@ -102,7 +102,7 @@ def mean(total: Sum, buffers: Mapping[str, Tensor] | None = None) -> Grads:
     torch._foreach_div_([*total.grads.values()], plain(count))
     grads = {**total.grads, **{name: total.grads[name].to(dtype) for name, dtype in total.short.items()}}
     metrics = {
-        name: _scalar(
+        name: scalar(
             value if name in total.merges else value / count, reported(total.merges.get(name), total.dtypes[name])
         )
         for name, value in total.metrics.items()
@@ -171,9 +171,16 @@ def _number(value: Tensor) -> Number:
     return _double(value) if value.ndim or not value.is_cpu or is_abstract(value) else value.item()
 
 
-def _scalar(value: Number, dtype: torch.dtype) -> Tensor:
+def scalar(value: Number, dtype: torch.dtype) -> Tensor:
+    """Make the scalar tensor of a number; a float by way of float64, as on a device.
+
+    >>> scalar(2.75, torch.int64), scalar(True, torch.bool)
+    (tensor(2), tensor(True))
+    """
     if isinstance(value, Tensor):
         return value.to(dtype)
+    if isinstance(value, float):
+        return torch.scalar_tensor(value, dtype=_DOUBLE, device="cpu").to(dtype)
     return torch.scalar_tensor(value, dtype=dtype, device="cpu")
 
 

@@ -8,14 +8,11 @@ calling it runs one after the other.  Beneath them, and for wrappers, stand `rea
 from __future__ import annotations
 
 import math
-import os
 import re
-import traceback
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -29,6 +26,7 @@ from purerun.bind import is_abstract
 from purerun.data.place import Position
 from purerun.data.shards import Shards, Share
 from purerun.grad import WHOLE, Grads, LossError, Pass
+from purerun.origin import where
 from purerun.random import Key, keyed
 from purerun.schedule import Affine
 from purerun.state import COUNTERS, REPORT, Draft, State, StateError, lazy_clone, leaves, peek, release, seal, unseal
@@ -426,15 +424,6 @@ _SHAPES = re.compile(
 def _is_about_shapes(error: Exception) -> bool:
     """Say whether torch refused the shapes or dtypes that it was given."""
     return type(error) in (RuntimeError, TypeError, ValueError, IndexError) and bool(_SHAPES.search(str(error)))
-
-
-def where(error: Exception) -> str:
-    """Say where the user's own code was: the innermost line that is neither torch's nor ours."""
-    others = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
-    frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith(others)]
-    if not frames:
-        return "in the model"
-    return f"in {frames[-1].name}, {frames[-1].filename}:{frames[-1].lineno}"
 
 
 def refuse_nonfinite(grads: Grads) -> None:

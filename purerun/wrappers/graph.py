@@ -24,8 +24,8 @@ from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from purerun.origin import where
 from purerun.state import COUNTERS, REPORT, Draft
-from purerun.step import where
 
 Path: TypeAlias = tuple[str, ...]
 Groups: TypeAlias = dict[Hashable, dict[str, Tensor]]

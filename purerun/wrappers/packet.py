@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from purerun.grad import Grads, LossError, Merge
-from purerun.merge import plain, reported, summed
+from purerun.merge import plain, reported, scalar, summed
 from purerun.wrappers import scratch
 
 # The numbers at a packet's head: what it is about, the sum of weights, then the terms of the loss.
@@ -177,7 +177,7 @@ class Packet:
         # Cloned: the tensors of a state share no memory.
         buffers = {name: buffer.clone() for each in self.buffers for name, buffer in each.divided(samples).items()}
         metrics = {
-            term.name: _scalar(value / count if term.merge == "mean" else value, reported(term.merge, term.dtype))
+            term.name: scalar(value / count if term.merge == "mean" else value, reported(term.merge, term.dtype))
             for term, value in zip(self.terms, terms, strict=False)
         }
         merges: dict[str, Merge] = {term.name: term.merge for term in self.terms if term.merge != "mean"}
@@ -254,10 +254,3 @@ def _check(first: Tensor, second: Tensor, terms: Terms) -> None:
             f"of the same run, got {sorted(term.name for term in terms)} of one shard and something else of "
             "another; report every term each time, and give every process the same state and the same data"
         )
-
-
-def _scalar(value: float | Tensor, dtype: torch.dtype) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.to(dtype)
-    # By way of float64, as on a device: a whole number is not made of a float at once.
-    return torch.scalar_tensor(value, dtype=_NUMBER, device="cpu").to(dtype)

@@ -135,8 +135,10 @@ class Precision(Wrapper):
         grads = step.read(draft, batch, attrs.evolve(how, scale=scaled))
         # By way of float64, as GradScaler does it.
         fine = attrs.evolve(grads, grads=unscale(grads.grads, scale.double().reciprocal().float()))
-        bad = ~grads.metrics["loss"].isfinite()
-        return streak.marked(held_back(bad, step, {**draft, "buffers": before}, fine))
+        if before:
+            bad = ~grads.metrics["loss"].isfinite()
+            fine = held_back(bad, step, {**draft, "buffers": before}, fine)
+        return streak.marked(fine)
 
     def vet(self, step: Step, draft: Draft, grads: Grads) -> None:
         """Let an overflow pass, for the scale to go down, unless there were too many.
